@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Pure models and policies: what the architecture says, with no kernel below it.
+
+pub mod emu;

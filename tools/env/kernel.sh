@@ -1,0 +1,71 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Resolves the newest 7.x kernel of trixie-backports, installs image, headers and source in the root and regenerates
+# the Rust metadata that Debian's headers package leaves out. The result is $LODGE_CACHE/kernel/$VER:
+#   build   the prepared output tree to hand to Kbuild as its first -C      vmlinuz, modules   the stock kernel
+# and $LODGE_CACHE/kernel/current, a link to the one in use.   usage: kernel.sh [VER]
+. "$(dirname "$0")/lib.sh"
+
+KERNELS=$LODGE_CACHE/kernel
+mkdir -p "$KERNELS"
+
+# newest_kernel: the highest linux-image-7.* of our flavour that has a linux-source of the same series.
+newest_kernel() {
+    in_root apt-cache search --names-only "^linux-image-7\.[0-9.]+\+deb13-$LODGE_FLAVOUR\$" |
+        awk '{ sub(/^linux-image-/, "", $1); print $1 }' | sort -V | tail -n 1
+}
+
+# kbuild_args VER: what makes configuration and vermagic match the stock kernel's.
+kbuild_args() {
+    echo "ARCH=x86_64 CROSS_COMPILE=x86_64-linux-gnu- CC=x86_64-linux-gnu-gcc-14 KERNELRELEASE=$1"
+}
+
+install_kernel() {
+    local ver=$1 series
+    series=$(echo "$ver" | grep -oE '^7\.[0-9]+')
+    # A kernel's post-installation hooks would build an initramfs and run a boot loader: neither is wanted here.
+    in_root sh -c "mkdir -p /etc/kernel/postinst.d && chmod -x /etc/kernel/postinst.d/* 2>/dev/null
+        apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        -t trixie-backports linux-image-$ver linux-headers-$ver linux-source-$series"
+}
+
+prepare_kernel() {
+    local ver=$1 series dir=$KERNELS/$1
+    series=$(echo "$ver" | grep -oE '^7\.[0-9]+')
+    rm -rf "$dir"
+    mkdir -p "$dir/build"
+    if [ ! -d "$KERNELS/linux-source-$series/$ver" ]; then
+        rm -rf "$KERNELS/linux-source-$series"
+        mkdir -p "$KERNELS/linux-source-$series/$ver"
+        in_root tar -xf "/usr/src/linux-source-$series.tar.xz" -C "/cache/kernel/linux-source-$series/$ver" --strip-components=1
+    fi
+    cp "$LODGE_ROOT/boot/vmlinuz-$ver" "$dir/vmlinuz"
+    ln -sfn "../../root/lib/modules/$ver" "$dir/modules"
+    cp "$LODGE_ROOT/boot/config-$ver" "$dir/build/.config"
+    cp "$LODGE_ROOT/usr/src/linux-headers-$ver/Module.symvers" "$dir/build/"
+    # shellcheck disable=SC2046
+    in_root make -C "/cache/kernel/linux-source-$series/$ver" O="/cache/kernel/$ver/build" $(kbuild_args "$ver") \
+        -j"$(nproc)" olddefconfig prepare modules_prepare
+    grep -q '^CONFIG_RUST=y' "$dir/build/.config" || die "the prepared configuration has no CONFIG_RUST=y"
+    # `prepare` may rewrite it: the stock kernel's exports are what our module links against.
+    cp "$LODGE_ROOT/usr/src/linux-headers-$ver/Module.symvers" "$dir/build/"
+    kbuild_args "$ver" >"$dir/kbuild-args"
+}
+
+need_root
+key=$(declare -f install_kernel prepare_kernel kbuild_args | sha256sum | cut -c1-16)
+if [ $# -ge 1 ]; then
+    ver=$1
+elif [ -f "$LODGE_CACHE/stamp/kernel-choice" ]; then
+    ver=$(cat "$KERNELS/choice")
+else
+    step lists "10 seconds" "" in_root apt-get update
+    ver=$(newest_kernel)
+    [ -n "$ver" ] || die "trixie-backports has no linux-image-7.* of flavour $LODGE_FLAVOUR"
+    echo "$ver" >"$KERNELS/choice"
+    touch "$LODGE_CACHE/stamp/kernel-choice"
+    say "the newest kernel is $ver"
+fi
+step "kernel-$ver" "1 minute (plus the download)" "$key" install_kernel "$ver"
+step "metadata-$ver" "2 minutes" "$key" prepare_kernel "$ver"
+ln -sfn "$ver" "$KERNELS/current"
