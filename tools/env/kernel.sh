@@ -68,4 +68,4 @@ else
 fi
 step "kernel-$ver" "1 minute (plus the download)" "$key" install_kernel "$ver"
 step "metadata-$ver" "2 minutes" "$key" prepare_kernel "$ver"
-ln -sfn "$ver" "$KERNELS/current"
+if [ $# = 0 ]; then ln -sfn "$ver" "$KERNELS/current"; fi

@@ -8,9 +8,13 @@ LODGE_SRC=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 LODGE_CACHE=${LODGE_CACHE:-$HOME/.cache/lodge}
 # The flavour of Debian's kernel that the host VM and the guest run: `cloud-amd64` boots fastest.
 LODGE_FLAVOUR=${LODGE_FLAVOUR:-cloud-amd64}
+mkdir -p "$LODGE_CACHE"
+LODGE_CACHE=$(cd "$LODGE_CACHE" && pwd)
 LODGE_ROOT=$LODGE_CACHE/root
 LODGE_LOG=$LODGE_CACHE/log
-mkdir -p "$LODGE_CACHE" "$LODGE_LOG"
+mkdir -p "$LODGE_LOG" "$LODGE_CACHE/stamp" "$LODGE_CACHE/lock"
+# What a compiler, objtool or modpost calls a warning in a build log.
+export WARNING='(^|[^a-z-])[Ww]arning(:|\[)|WARNING|objtool: '
 
 say() { printf 'lodge: %s\n' "$*" >&2; }
 die() { printf 'lodge: error: %s\n' "$*" >&2; exit 1; }
@@ -23,11 +27,12 @@ need_root() { [ "$(id -u)" = 0 ] || die "this step makes a Debian root and mount
 step() {
     local name=$1 estimate=$2 key=$3 stamp=$LODGE_CACHE/stamp/$1 log=$LODGE_LOG/$1.log began pid
     shift 3
-    mkdir -p "$LODGE_CACHE/stamp"
-    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$key" ]; then return 0; fi
+    exec 8>"$LODGE_CACHE/lock/$name"
+    flock -n 8 || { say "$name: another process is at it, waiting"; flock 8; }
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$key" ]; then exec 8>&-; return 0; fi
     say "$name: about $estimate, log in $log"
     began=$(date +%s)
-    "$@" >"$log" 2>&1 </dev/null &
+    "$@" >"$log" 2>&1 </dev/null 8>&- &
     pid=$!
     while kill -0 "$pid" 2>/dev/null; do
         sleep 1
@@ -39,6 +44,7 @@ step() {
         die "step '$name' failed; the whole log is $log; the same command tries it again"
     fi
     printf '%s' "$key" >"$stamp"
+    exec 8>&-
     say "$name: done in $(($(date +%s) - began)) s"
 }
 
@@ -48,3 +54,16 @@ in_root() {
     LODGE_SRC=$LODGE_SRC LODGE_CACHE=$LODGE_CACHE LODGE_ROOT=$LODGE_ROOT \
         unshare --mount --propagation private "$LODGE_SRC/tools/env/chroot.sh" "$@"
 }
+
+# path_in_root PATH: where a path of the checkout or the cache is seen in the root.
+path_in_root() {
+    case $1 in
+    "$LODGE_CACHE"/*) echo "/cache/${1#"$LODGE_CACHE/"}" ;;
+    "$LODGE_SRC") echo /lodge ;;
+    "$LODGE_SRC"/*) echo "/lodge/${1#"$LODGE_SRC/"}" ;;
+    *) die "$1 is neither in the checkout nor in $LODGE_CACHE" ;;
+    esac
+}
+
+# kernel_version: the release of the kernel that the host VM and the guest run.
+kernel_version() { readlink "$LODGE_CACHE/kernel/current"; }
