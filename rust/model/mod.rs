@@ -2,3 +2,4 @@
 //! Pure models and policies: what the architecture says, with no kernel below it.
 
 pub mod emu;
+pub mod regs;
