@@ -8,6 +8,8 @@ LODGE_SRC=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 LODGE_CACHE=${LODGE_CACHE:-$HOME/.cache/lodge}
 # The flavour of Debian's kernel that the host VM and the guest run: `cloud-amd64` boots fastest.
 LODGE_FLAVOUR=${LODGE_FLAVOUR:-cloud-amd64}
+# User-space programs are linked statically, so that they run in a VM that has nothing else.
+export RUST_TARGET=x86_64-unknown-linux-gnu
 mkdir -p "$LODGE_CACHE"
 LODGE_CACHE=$(cd "$LODGE_CACHE" && pwd)
 LODGE_ROOT=$LODGE_CACHE/root

@@ -1,0 +1,101 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Makes the parts that a host VM's initramfs is put together from, in $LODGE_CACHE/vm: the kernel takes several
+# archives one after the other, so a run carries only what it needs.   usage: initramfs.sh PART...
+#   base      busybox, init and its helpers          intree    the stock kernel's own KVM modules, unpacked
+#   ours      kvm.ko                                 guest     a stock kernel and an initrd to run as a guest
+#   programs  lodge and the selftests
+. "$(dirname "$0")/lib.sh"
+
+PARTS=$LODGE_CACHE/vm
+VM=$LODGE_SRC/tools/env/vm
+BIN=$LODGE_CACHE/target/$RUST_TARGET/release
+mkdir -p "$PARTS"
+
+# fresh OUTPUT INPUT...: whether OUTPUT is newer than every INPUT and than this script.
+fresh() {
+    local output=$1 input
+    shift
+    for input in "$0" "$@"; do
+        if [ ! "$output" -nt "$input" ]; then return 1; fi
+    done
+}
+
+# busybox_tree DIR: busybox under all its names, and the folders that an init mounts on.
+busybox_tree() {
+    local applet
+    mkdir -p "$1"/{bin,dev,proc,sys,tmp,run,root}
+    cp "$LODGE_ROOT/bin/busybox" "$1/bin/busybox"
+    for applet in $("$LODGE_ROOT/bin/busybox" --list); do
+        [ "$applet" = busybox ] || ln -s busybox "$1/bin/$applet"
+    done
+    ln -s bin "$1/sbin"
+    mknod -m 600 "$1/dev/console" c 5 1
+}
+
+# pack DIR OUTPUT: an archive in the kernel's format; appears at once or not at all.
+pack() {
+    in_root sh -c 'cd "$1" && find . -mindepth 1 | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 --reproducible' \
+        sh "$(path_in_root "$1")" >"$2.$$"
+    mv "$2.$$" "$2"
+    rm -rf "$1"
+}
+
+part_base() {
+    fresh "$PARTS/base" "$LODGE_ROOT/bin/busybox" "$VM"/* && return
+    busybox_tree "$work"
+    cp "$VM/init" "$work/init"
+    cp "$VM/load-kvm" "$VM/check-dmesg" "$VM/run-selftests" "$work/bin/"
+    pack "$work" "$PARTS/base"
+}
+
+part_ours() {
+    local ko=$LODGE_CACHE/module/$(kernel_version)/kvm.ko
+    [ -f "$ko" ] || die "there is no $ko: 'make module' builds it"
+    fresh "$PARTS/ours" "$ko" && return
+    mkdir -p "$work/modules"
+    cp "$ko" "$work/modules/"
+    pack "$work" "$PARTS/ours"
+}
+
+part_intree() {
+    local stock=$LODGE_ROOT/lib/modules/$(kernel_version)/kernel file
+    fresh "$PARTS/intree" "$stock/arch/x86/kvm/kvm.ko.xz" "$LODGE_CACHE/kernel/current" && return
+    mkdir -p "$work/modules/intree"
+    for file in "$stock"/arch/x86/kvm/kvm{,-amd,-intel}.ko.xz "$stock/virt/lib/irqbypass.ko.xz"; do
+        in_root xz -dc "/${file#"$LODGE_ROOT/"}" >"$work/modules/intree/$(basename "$file" .xz)"
+    done
+    pack "$work" "$PARTS/intree"
+}
+
+part_programs() {
+    local program found=()
+    for program in lodge selftests; do
+        if [ -x "$BIN/$program" ]; then found+=("$BIN/$program"); fi
+    done
+    fresh "$PARTS/programs" ${found[@]+"${found[@]}"} && return
+    mkdir -p "$work/bin"
+    if [ ${#found[@]} -gt 0 ]; then cp "${found[@]}" "$work/bin/"; fi
+    pack "$work" "$PARTS/programs"
+}
+
+part_guest() {
+    local kernel=$LODGE_CACHE/kernel/current/vmlinuz
+    fresh "$PARTS/guest" "$kernel" "$VM/guest-init" "$LODGE_ROOT/bin/busybox" "$LODGE_CACHE/kernel/current" && return
+    busybox_tree "$work"
+    cp "$VM/guest-init" "$work/init"
+    pack "$work" "$PARTS/guest-initrd"
+    mkdir -p "$work/guest"
+    cp "$kernel" "$work/guest/vmlinuz"
+    cp "$PARTS/guest-initrd" "$work/guest/initrd"
+    pack "$work" "$PARTS/guest"
+}
+
+exec 9>"$LODGE_CACHE/lock/initramfs"
+flock 9
+for part in "$@"; do
+    work=$PARTS/tree
+    rm -rf "$work"
+    mkdir -p "$work"
+    "part_$part"
+done

@@ -1,0 +1,119 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs a command in a host VM: a stock Debian kernel on an emulator that emulates virtualization.
+#   usage: vm.sh [OPTION...] [COMMAND]       (a line for the VM's shell)
+#   --vendor NAME    amd (QEMU, the default), intel, intel-haswell, amd-bochs, or any CPU model of Bochs
+#   --module NAME    ours (the default), intree or none      --parts "P..."  further parts: programs guest ours intree
+#   --smp N          CPUs (2 on QEMU, 1 on Bochs)            --cpu MODEL     QEMU's CPU (EPYC,+svm,+npt)
+#   --memory MB      memory (2048, on Bochs 1024)            --icount        QEMU: one instruction is one nanosecond
+#   --timeout SEC    time limit (300, on Bochs 600)          --log FILE      where the copy of the console goes
+#   --append WORDS   added to the kernel's command line      --file SRC:DST  puts a file into the VM
+#   --interactive    the console is this terminal, and there is no time limit (QEMU)
+# Exits with the command's status as the VM's init reports it on its serial line; 98 if the VM never got there (crash, hang),
+# 99 if the command succeeded but the kernel's log shows trouble. What the emulator returns does not count.
+. "$(dirname "$0")/lib.sh"
+
+vendor=amd module=ours parts='' smp='' cpu=EPYC,+svm,+npt memory='' icount='' limit='' log='' append='' interactive='' files=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    --vendor | --module | --parts | --smp | --cpu | --memory | --log | --append) declare "${1#--}=$2" && shift ;;
+    --timeout) limit=$2 && shift ;;
+    --file) files+=("$2") && shift ;;
+    --icount | --interactive) declare "${1#--}=1" ;;
+    --) shift && break ;;
+    -*) die "vm.sh: unknown option $1" ;;
+    *) break ;;
+    esac
+    shift
+done
+command=${1:-true}
+
+case $vendor in
+amd) model= ;;
+intel) model=corei7_icelake_u ;;
+intel-haswell) model=corei7_haswell_4770 ;;
+amd-bochs) model=ryzen ;;
+*) model=$vendor ;;
+esac
+need_root
+log=${log:-$LODGE_LOG/vm-$vendor.log}
+mkdir -p "$LODGE_CACHE/run"
+run=$(mktemp -d "$LODGE_CACHE/run/$vendor.XXXXXX")
+trap 'rm -rf "$run"' EXIT
+dir=$(path_in_root "$run")
+kernel=$LODGE_CACHE/kernel/current/vmlinuz
+
+# The job: what is different in this run, as the last part of the initramfs.
+case $module in none) ;; *) parts="$parts $module" ;; esac
+mkdir -p "$run/tree/job"
+printf 'LODGE_MODULE=%s\n' "$module" >"$run/tree/job/env"
+printf '%s\n' "$command" >"$run/tree/job/run"
+for file in ${files[@]+"${files[@]}"}; do install -D "${file%%:*}" "$run/tree/${file#*:}"; done
+# shellcheck disable=SC2086 # the parts are words
+set -- $(printf '%s\n' base $parts | awk '!seen[$0]++')
+"$(dirname "$0")/initramfs.sh" "$@"
+(cd "$LODGE_CACHE/vm" && cat "$@") >"$run/initrd"
+in_root sh -c 'cd "$1/tree" && find . -mindepth 1 | cpio --quiet -o -H newc -R 0:0' sh "$dir" >>"$run/initrd"
+
+cmdline="console=ttyS0 panic=-1 oops=panic quiet $append"
+
+run_qemu() {
+    local args=(-accel tcg -machine q35 -cpu "$cpu" -smp "${smp:-2}" -m "${memory:-2048}"
+        -nodefaults -no-user-config -vga none -display none -no-reboot
+        -kernel "$(path_in_root "$kernel")" -initrd "$dir/initrd" -append "$cmdline")
+    if [ -n "$icount" ]; then args+=(-icount shift=0,sleep=off -smp 1); fi
+    if [ -n "$interactive" ]; then
+        in_root qemu-system-x86_64 "${args[@]}" -chardev stdio,mux=on,signal=off,id=tty -serial chardev:tty -mon tty
+    else
+        in_root timeout -k 5 "${limit:-300}" qemu-system-x86_64 "${args[@]}" -serial stdio </dev/null \
+            2> >(grep -v "TCG doesn't support requested feature" >&2)
+    fi
+}
+
+run_bochs() {
+    local iso=$run/iso
+    mkdir -p "$iso"
+    cp "$kernel" "$iso/vmlinuz"
+    mv "$run/initrd" "$iso/initrd"
+    cp "$LODGE_ROOT/usr/lib/ISOLINUX/isolinux.bin" "$LODGE_ROOT/usr/lib/syslinux/modules/bios/ldlinux.c32" "$iso/"
+    # Without ACPI's reset register a reboot is a triple fault, and that ends Bochs.
+    printf 'DEFAULT l\nLABEL l\nKERNEL vmlinuz\nINITRD initrd\nAPPEND %s reboot=t\n' "$cmdline" >"$iso/isolinux.cfg"
+    in_root xorriso -as mkisofs -quiet -o "$dir/boot.iso" -b isolinux.bin -c boot.cat \
+        -no-emul-boot -boot-load-size 4 -boot-info-table "$dir/iso" >"$run/xorriso.log" 2>&1 || die "no ISO: $(cat "$run/xorriso.log")"
+    rm -rf "$iso"
+    cat >"$run/bochsrc" <<RC
+config_interface: textconfig
+display_library: rfb, options="timeout=0"
+cpu: model=$model, count=${smp:-1}, ips=200000000, reset_on_triple_fault=0, ignore_bad_msrs=1
+memory: guest=${memory:-1024}, host=${memory:-1024}
+romimage: file=/usr/share/bochs/BIOS-bochs-latest
+vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
+ata0-master: type=cdrom, path=$dir/boot.iso, status=inserted
+boot: cdrom
+com1: enabled=1, mode=file, dev=/dev/tty
+clock: sync=none, time0=local
+log: $dir/bochs.log
+panic: action=fatal
+RC
+    # On a terminal, here the one that script makes, the C library writes the serial file out line by line.
+    in_root timeout -k 5 "${limit:-600}" script -qfc \
+        "exec bochs -q -f $dir/bochsrc -rc /dev/null >$dir/bochs.out 2>&1" /dev/null </dev/null || true
+    # The way it ended: a power-off and a triple fault are both a "panic" to Bochs.
+    grep -ah 'PANIC' "$run/bochs.log" | tail -n 1
+}
+
+if [ -n "$model" ]; then emulator=run_bochs; else emulator=run_qemu; fi
+if [ -n "$interactive" ]; then
+    $emulator || true
+    exit
+fi
+began=$(date +%s)
+$emulator 2>&1 | sed -u 's/\r*$//' | tee "$log" || true
+status=$(sed -n 's/^LODGE-EXIT: \([0-9]*\)$/\1/p' "$log" | tail -n 1)
+if [ -z "$status" ]; then
+    status=98
+    say "the $vendor VM did not get to its end in $(($(date +%s) - began)) s: crashed, hung, or out of time; console in $log"
+elif [ "$status" = 99 ]; then
+    say "the kernel of the $vendor VM complained; console in $log"
+fi
+exit "$status"
