@@ -46,7 +46,7 @@ kernel=$LODGE_CACHE/kernel/current/vmlinuz
 # The job: what is different in this run, as the last part of the initramfs.
 case $module in none) ;; *) parts="$parts $module" ;; esac
 mkdir -p "$run/tree/job"
-printf 'LODGE_MODULE=%s\n' "$module" >"$run/tree/job/env"
+printf 'LODGE_MODULE=%s\nLODGE_INTERACTIVE=%s\n' "$module" "$interactive" >"$run/tree/job/env"
 printf '%s\n' "$command" >"$run/tree/job/run"
 for file in ${files[@]+"${files[@]}"}; do install -D "${file%%:*}" "$run/tree/${file#*:}"; done
 # shellcheck disable=SC2086 # the parts are words
