@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The CPU we run on: context guards, MSRs, CPUID, kicks.
+//!
+//! Unsafe because: privileged instructions and the kernel's context primitives are.
+
+use core::marker::PhantomData;
+
+use kernel::error::{code::EIO, Result};
+
+use crate::sys::ffi;
+
+/// Proof that preemption is off, so that the CPU stays the same.
+pub(crate) struct PreemptOff(PhantomData<*mut ()>);
+
+impl PreemptOff {
+    /// Turns preemption off until the value is dropped.
+    pub(crate) fn new() -> Self {
+        // SAFETY: balanced by `drop`. A leaked guard leaves preemption off, which is not unsound.
+        unsafe { ffi::lodge_preempt_disable() };
+        Self(PhantomData)
+    }
+
+    /// For code that the kernel calls with preemption off.
+    ///
+    /// # Safety
+    /// Preemption is off, and stays off as long as the reference lives.
+    pub(crate) unsafe fn assume<'a>() -> &'a Self {
+        // SAFETY: the type has no size, so any aligned pointer will do; the contract is its meaning.
+        unsafe { core::ptr::NonNull::<Self>::dangling().as_ref() }
+    }
+
+    /// The number of this CPU.
+    pub(crate) fn cpu(&self) -> u32 {
+        ffi::lodge_cpu()
+    }
+}
+
+impl Drop for PreemptOff {
+    fn drop(&mut self) {
+        // SAFETY: balances `new`.
+        unsafe { ffi::lodge_preempt_enable() };
+    }
+}
+
+/// Proof that interrupts (and preemption) are off.
+pub(crate) struct IrqOff {
+    preempt: PreemptOff,
+}
+
+impl IrqOff {
+    /// Turns interrupts off until the value is dropped or handed to [`IrqOff::finish`].
+    pub(crate) fn new() -> Self {
+        let preempt = PreemptOff::new();
+        // SAFETY: balanced by `drop`.
+        unsafe { ffi::lodge_irq_disable() };
+        Self { preempt }
+    }
+
+    /// Interrupts off implies preemption off.
+    pub(crate) fn preempt(&self) -> &PreemptOff {
+        &self.preempt
+    }
+
+    /// Last look at the tick before guest mode (NO_HZ_FULL); call before [`guest_work_pending`].
+    pub(crate) fn prepare_guest(&self) {
+        // SAFETY: interrupts are off.
+        unsafe { ffi::lodge_guest_prepare() };
+    }
+
+    /// After a guest's run: takes pending interrupts, ends the guest's time, and leaves interrupts on.
+    pub(crate) fn finish(self) {
+        // SAFETY: interrupts are off; they are on at return, and `drop` turning them on again does nothing.
+        unsafe { ffi::lodge_switch_done() };
+    }
+}
+
+impl Drop for IrqOff {
+    fn drop(&mut self) {
+        // SAFETY: balances `new`; the caller of `new` had interrupts on (task context).
+        unsafe { ffi::lodge_irq_enable() };
+    }
+}
+
+/// Is there work (signal, reschedule, task work) that must be done before entering a guest?
+pub(crate) fn guest_work_pending() -> bool {
+    ffi::lodge_guest_work_pending()
+}
+
+/// Does that work; may sleep. EINTR when a signal waits.
+pub(crate) fn guest_work() -> Result {
+    // SAFETY: called from KVM_RUN in task context with interrupts on.
+    kernel::error::to_result(unsafe { ffi::lodge_guest_work() })
+}
+
+/// Does a signal wait for this task?
+pub(crate) fn signal_pending() -> bool {
+    ffi::lodge_signal_pending()
+}
+
+/// Makes `cpu` leave guest mode soon. Needs no answer.
+pub(crate) fn kick(cpu: u32) {
+    let _preempt = PreemptOff::new();
+    // SAFETY: preemption is off.
+    unsafe { ffi::lodge_kick(cpu) };
+}
+
+/// Makes `cpu` leave guest mode and waits until it has.
+///
+/// # Context
+/// Interrupts on; a spinning lock may be held.
+pub(crate) fn kick_wait(cpu: u32) {
+    let _preempt = PreemptOff::new();
+    // SAFETY: preemption is off, the callers hold no lock that is taken with interrupts off.
+    unsafe { ffi::lodge_kick_wait(cpu) };
+}
+
+/// Reads an MSR that this CPU is known to have.
+///
+/// # Safety
+/// Reading `msr` has no side effect that the kernel depends on.
+pub(crate) unsafe fn rdmsr(msr: u32) -> u64 {
+    // SAFETY: by the contract; a missing MSR is reported by the kernel's fixup and reads as 0.
+    unsafe { ffi::lodge_rdmsr(msr) }
+}
+
+/// Writes an MSR.
+///
+/// # Safety
+/// The kernel's assumptions about `msr` must hold with `value`.
+pub(crate) unsafe fn wrmsr(msr: u32, value: u64) {
+    // SAFETY: by the contract.
+    unsafe { ffi::lodge_wrmsr(msr, value) };
+}
+
+/// Reads an MSR that may be missing: EIO then. Reading MSRs has no side effects on this architecture's MSRs used here.
+pub(crate) fn rdmsr_safe(msr: u32) -> Result<u64> {
+    let mut value = 0;
+    // SAFETY: `value` is writable; a fault is caught.
+    if unsafe { ffi::lodge_rdmsr_safe(msr, &mut value) } == 0 {
+        Ok(value)
+    } else {
+        Err(EIO)
+    }
+}
+
+/// CPUID of this CPU.
+pub(crate) fn cpuid(leaf: u32, index: u32) -> [u32; 4] {
+    let mut out = [0; 4];
+    // SAFETY: `out` has room for the four registers.
+    unsafe { ffi::lodge_cpuid(leaf, index, out.as_mut_ptr()) };
+    out
+}
+
+pub(crate) use ffi::{
+    lodge_cpu as current_cpu, lodge_has_svm as has_svm, lodge_has_vmx as has_vmx, lodge_has_xsave as has_xsave,
+    lodge_host_xcr0 as host_xcr0, lodge_nr_cpus as nr_cpus, lodge_rdtsc as rdtsc, lodge_tsc_khz as tsc_khz,
+};

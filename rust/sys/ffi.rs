@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The C side of the module: declarations of `rust/sys/shim.c` and `svm.c`, and of kernel functions that the
+//! kernel's own bindings leave out.
+//!
+//! Unsafe because: calling C is. Contracts and contexts are stated in the C files.
+
+use core::ffi::c_void;
+use kernel::bindings;
+use kernel::ffi::{c_char, c_int};
+
+use crate::sys::switch::Switch;
+
+/// `struct lodge_cpu_ops`.
+#[repr(C)]
+pub(crate) struct CpuOps {
+    pub(crate) online: unsafe extern "C" fn() -> c_int,
+    pub(crate) offline: unsafe extern "C" fn(),
+}
+
+/// `struct fpu_guest`, opaque.
+#[repr(C)]
+pub(crate) struct FpuGuest {
+    _opaque: [u8; 0],
+}
+
+unsafe extern "C" {
+    pub(crate) fn lodge_preempt_disable();
+    pub(crate) fn lodge_preempt_enable();
+    pub(crate) fn lodge_irq_disable();
+    pub(crate) fn lodge_irq_enable();
+    pub(crate) safe fn lodge_cpu() -> u32;
+    pub(crate) safe fn lodge_nr_cpus() -> u32;
+    pub(crate) safe fn lodge_has_svm() -> bool;
+    pub(crate) safe fn lodge_has_vmx() -> bool;
+    pub(crate) safe fn lodge_has_xsave() -> bool;
+    pub(crate) safe fn lodge_tsc_khz() -> u32;
+    pub(crate) safe fn lodge_rdtsc() -> u64;
+    pub(crate) fn lodge_rdmsr(msr: u32) -> u64;
+    pub(crate) fn lodge_wrmsr(msr: u32, value: u64);
+    pub(crate) fn lodge_rdmsr_safe(msr: u32, value: *mut u64) -> c_int;
+    pub(crate) fn lodge_cpuid(leaf: u32, index: u32, out: *mut u32);
+    pub(crate) safe fn lodge_host_xcr0() -> u64;
+    pub(crate) fn lodge_virt_enable(intel: bool, ops: *const CpuOps) -> c_int;
+    pub(crate) fn lodge_virt_disable();
+    pub(crate) safe fn lodge_virt_rebooting() -> bool;
+    pub(crate) fn lodge_sched_init(
+        sched: *mut c_void,
+        context: *const c_void,
+        sched_in: unsafe extern "C" fn(*mut c_void),
+        sched_out: unsafe extern "C" fn(*mut c_void),
+    );
+    pub(crate) fn lodge_sched_register(sched: *mut c_void);
+    pub(crate) fn lodge_sched_unregister(sched: *mut c_void);
+    pub(crate) fn lodge_sched_module(load: bool);
+    pub(crate) fn lodge_kick(cpu: u32);
+    pub(crate) fn lodge_kick_wait(cpu: u32);
+    pub(crate) fn lodge_guest_prepare();
+    pub(crate) safe fn lodge_guest_work_pending() -> bool;
+    pub(crate) fn lodge_guest_work() -> c_int;
+    pub(crate) safe fn lodge_signal_pending() -> bool;
+    pub(crate) fn lodge_fpu_new() -> *mut FpuGuest;
+    pub(crate) fn lodge_fpu_free(fpu: *mut FpuGuest);
+    pub(crate) fn lodge_fpu_swap(fpu: *mut FpuGuest, enter: bool);
+    pub(crate) fn lodge_fpu_fxsave(fpu: *mut FpuGuest) -> *mut u8;
+    pub(crate) fn lodge_fpu_mark_legacy(fpu: *mut FpuGuest);
+    pub(crate) fn lodge_switch_in(sw: *mut Switch);
+    pub(crate) fn lodge_switch_out(sw: *mut Switch);
+    pub(crate) fn lodge_switch_done();
+    pub(crate) fn lodge_vcpu_barrier();
+    pub(crate) fn lodge_misc_register(fops: *const bindings::file_operations) -> c_int;
+    pub(crate) fn lodge_misc_deregister();
+    pub(crate) fn lodge_svm_enter(sw: *mut Switch, vmcb_pa: u64, host_save_pa: u64);
+    pub(crate) fn lodge_svm_vmsave(pa: u64);
+    pub(crate) fn lodge_get_page(page: *mut bindings::page);
+    pub(crate) fn lodge_virt_to_page(address: *const u8) -> *mut bindings::page;
+    pub(crate) fn lodge_virt_to_phys(address: *const u8) -> u64;
+
+    pub(crate) fn anon_inode_getfd(
+        name: *const c_char,
+        fops: *const bindings::file_operations,
+        private: *mut c_void,
+        flags: c_int,
+    ) -> c_int;
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0
+//! File descriptors whose private data is an `Arc<T>`, and `/dev/kvm`.
+//!
+//! Unsafe because: file operations are C callbacks with raw private data. The kernel crate's `MiscDevice` has dynamic
+//! minors only and no anonymous inodes.
+
+use core::ffi::c_void;
+
+use kernel::bindings;
+use kernel::error::{from_result, to_result};
+use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
+use kernel::module::this_module;
+use kernel::prelude::*;
+use kernel::sync::{Arc, ArcBorrow};
+
+use crate::sys::ffi;
+use crate::Module;
+
+/// An object behind a file descriptor. Callbacks run in task context and may sleep.
+pub(crate) trait FileObject: Send + Sync + 'static {
+    /// What /proc/PID/fd shows.
+    const NAME: &'static CStr;
+
+    /// The ioctl `cmd` with its argument.
+    fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize>;
+
+    /// The page at `offset` pages into the mapping, by kernel address; None: beyond the end.
+    fn page(&self, _offset: usize) -> Option<*mut u8> {
+        None
+    }
+
+    /// Can it be mapped?
+    const MAPPABLE: bool = false;
+}
+
+struct Vtable<T>(core::marker::PhantomData<T>);
+
+impl<T: FileObject> Vtable<T> {
+    const FOPS: bindings::file_operations = bindings::file_operations {
+        owner: this_module::<Module>().as_ptr(),
+        release: Some(release::<T>),
+        unlocked_ioctl: Some(ioctl::<T>),
+        compat_ioctl: Some(ioctl::<T>),
+        mmap: if T::MAPPABLE { Some(mmap::<T>) } else { None },
+        llseek: Some(bindings::noop_llseek),
+        ..pin_init::zeroed()
+    };
+    const VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        fault: Some(fault::<T>),
+        ..pin_init::zeroed()
+    };
+    const FOPS_REF: &'static bindings::file_operations = &Self::FOPS;
+    const VM_OPS_REF: &'static bindings::vm_operations_struct = &Self::VM_OPS;
+}
+
+/// # Safety
+/// `file` is an open file made by [`new_fd`] with the same `T`.
+unsafe fn borrow<'a, T: FileObject>(file: *mut bindings::file) -> ArcBorrow<'a, T> {
+    // SAFETY: `private_data` came from `Arc::into_raw` and is given back in `release` only.
+    unsafe { ArcBorrow::from_raw((*file).private_data.cast::<T>()) }
+}
+
+unsafe extern "C" fn release<T: FileObject>(_: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+    // SAFETY: the last use of the reference that `new_fd` put there.
+    drop(unsafe { Arc::from_raw((*file).private_data.cast::<T>()) });
+    0
+}
+
+unsafe extern "C" fn ioctl<T: FileObject>(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
+    // SAFETY: the kernel keeps the file open during the call.
+    let this = unsafe { borrow::<T>(file) };
+    match T::ioctl(this, cmd, arg as usize) {
+        Ok(v) => v as c_long,
+        Err(e) => c_long::from(e.to_errno() as i32 as i64 as c_long),
+    }
+}
+
+unsafe extern "C" fn mmap<T: FileObject>(_: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int {
+    // SAFETY: the kernel passes a new mapping that nobody else uses yet.
+    unsafe { (*vma).vm_ops = Vtable::<T>::VM_OPS_REF };
+    0
+}
+
+unsafe extern "C" fn fault<T: FileObject>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+    // SAFETY: the mapping holds a reference to its file while it is faulted.
+    unsafe {
+        let file = (*(*vmf).__bindgen_anon_1.vma).vm_file;
+        let this = borrow::<T>(file);
+        let Some(address) = this.page((*vmf).__bindgen_anon_1.pgoff as usize) else {
+            return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+        };
+        let page = ffi::lodge_virt_to_page(address);
+        ffi::lodge_get_page(page);
+        (*vmf).page = page;
+    }
+    0
+}
+
+/// Makes a file descriptor for `object`, close-on-exec and readable and writable, in the current task.
+///
+/// The descriptor can be used (and closed) by another thread as soon as this returns.
+pub(crate) fn new_fd<T: FileObject>(object: Arc<T>) -> Result<isize> {
+    let raw = Arc::into_raw(object);
+    let flags = (bindings::O_RDWR | bindings::O_CLOEXEC) as c_int;
+    // SAFETY: name and operations are static; the operations expect what `raw` is.
+    let fd = unsafe {
+        ffi::anon_inode_getfd(
+            T::NAME.as_char_ptr(),
+            Vtable::<T>::FOPS_REF,
+            raw.cast_mut().cast::<c_void>(),
+            flags,
+        )
+    };
+    if fd < 0 {
+        // SAFETY: no file took the reference.
+        drop(unsafe { Arc::from_raw(raw) });
+    }
+    to_result(fd).map(|()| fd as isize)
+}
+
+/// `/dev/kvm`: its ioctls; there is no state per open file.
+pub(crate) trait SystemDevice: 'static {
+    /// The ioctl `cmd` with its argument.
+    fn ioctl(cmd: u32, arg: usize) -> Result<isize>;
+}
+
+/// `/dev/kvm` is there.
+pub(crate) struct DevKvm(());
+
+impl DevKvm {
+    /// Registers the node for the vendor `D`.
+    pub(crate) fn register<D: SystemDevice>() -> Result<Self> {
+        // SAFETY: the operations are static.
+        to_result(unsafe { ffi::lodge_misc_register(SystemVtable::<D>::FOPS_REF) })?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for DevKvm {
+    fn drop(&mut self) {
+        // SAFETY: registered by `register`.
+        unsafe { ffi::lodge_misc_deregister() };
+    }
+}
+
+struct SystemVtable<D>(core::marker::PhantomData<D>);
+
+impl<D: SystemDevice> SystemVtable<D> {
+    const FOPS: bindings::file_operations = bindings::file_operations {
+        owner: this_module::<Module>().as_ptr(),
+        unlocked_ioctl: Some(system_ioctl::<D>),
+        compat_ioctl: Some(system_ioctl::<D>),
+        llseek: Some(bindings::noop_llseek),
+        ..pin_init::zeroed()
+    };
+    const FOPS_REF: &'static bindings::file_operations = &Self::FOPS;
+}
+
+unsafe extern "C" fn system_ioctl<D: SystemDevice>(_: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
+    from_result(|| D::ioctl(cmd, arg as usize))
+}

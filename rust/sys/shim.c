@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What the kernel offers only as inline functions or macros, with a scalar or opaque-pointer ABI for Rust.
+ * The world switches are in svm.c and vmx.c, memory management in mm.c. Each function states its context.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/cpuhotplug.h>
+#include <linux/entry-virt.h>
+#include <linux/kvm_host.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/preempt.h>
+#include <linux/smp.h>
+#include <linux/syscore_ops.h>
+#include <trace/events/ipi.h>
+#include <asm/cpuid/api.h>
+#include <asm/debugreg.h>
+#include <asm/fpu/api.h>
+#include <asm/fpu/xcr.h>
+#include <asm/msr.h>
+#include <asm/virt.h>
+
+#include "shim.h"
+
+/* ---- Context: preemption, interrupts, CPUs ---- */
+
+void lodge_preempt_disable(void) { preempt_disable(); }
+void lodge_preempt_enable(void) { preempt_enable(); }
+void lodge_irq_disable(void) { local_irq_disable(); }
+void lodge_irq_enable(void) { local_irq_enable(); }
+unsigned int lodge_cpu(void) { return raw_smp_processor_id(); }
+unsigned int lodge_nr_cpus(void) { return nr_cpu_ids; }
+
+/* What the boot CPU has. */
+bool lodge_has_svm(void) { return boot_cpu_has(X86_FEATURE_SVM); }
+bool lodge_has_vmx(void) { return boot_cpu_has(X86_FEATURE_VMX); }
+bool lodge_has_xsave(void) { return boot_cpu_has(X86_FEATURE_XSAVE); }
+u32 lodge_tsc_khz(void) { return tsc_khz; }
+u64 lodge_rdtsc(void) { return rdtsc_ordered(); }
+
+/* ---- Model-specific registers. Any context. ---- */
+
+u64 lodge_rdmsr(u32 msr)
+{
+	u64 v;
+
+	rdmsrq(msr, v);
+	return v;
+}
+
+void lodge_wrmsr(u32 msr, u64 v) { wrmsrq(msr, v); }
+
+int lodge_rdmsr_safe(u32 msr, u64 *v) { return rdmsrq_safe(msr, v); }
+
+void lodge_cpuid(u32 leaf, u32 index, u32 *out)
+{
+	cpuid_count(leaf, index, &out[0], &out[1], &out[2], &out[3]);
+}
+
+/* The host's XCR0, or 0 without XSAVE. */
+u64 lodge_host_xcr0(void)
+{
+	return boot_cpu_has(X86_FEATURE_OSXSAVE) ? xgetbv(XCR_XFEATURE_ENABLED_MASK) : 0;
+}
+
+/* ---- Virtualization on and off, per CPU (cpuhp, suspend, reboot) ---- */
+
+static int virt_feature;
+static struct lodge_cpu_ops virt_ops;
+static DEFINE_PER_CPU(bool, virt_on);
+
+static int virt_cpu_on(void)
+{
+	int r = x86_virt_get_ref(virt_feature);
+
+	if (r)
+		return r;
+	r = virt_ops.online();
+	if (r) {
+		x86_virt_put_ref(virt_feature);
+		return r;
+	}
+	__this_cpu_write(virt_on, true);
+	return 0;
+}
+
+static void virt_cpu_off(void *unused)
+{
+	if (!__this_cpu_read(virt_on))
+		return;
+	virt_ops.offline();
+	x86_virt_put_ref(virt_feature);
+	__this_cpu_write(virt_on, false);
+}
+
+/* cpuhp callbacks run on the CPU concerned, in its hotplug thread, which is bound to it. */
+static int virt_cpu_online(unsigned int cpu)
+{
+	int r;
+
+	preempt_disable();
+	r = virt_cpu_on();
+	preempt_enable();
+	return r;
+}
+
+static int virt_cpu_offline(unsigned int cpu)
+{
+	preempt_disable();
+	virt_cpu_off(NULL);
+	preempt_enable();
+	return 0;
+}
+
+/* syscore: one CPU left, interrupts off. */
+static int virt_suspend(void *unused)
+{
+	virt_cpu_off(NULL);
+	return 0;
+}
+
+static void virt_resume(void *unused)
+{
+	if (virt_cpu_on())
+		pr_err("kvm: virtualization could not be enabled again after suspend\n");
+}
+
+/* Virtualization blocks INIT, which firmware and the next kernel need. */
+static void virt_shutdown(void *unused)
+{
+	virt_rebooting = true;
+	on_each_cpu(virt_cpu_off, NULL, 1);
+}
+
+static const struct syscore_ops virt_syscore_ops = {
+	.suspend = virt_suspend,
+	.resume = virt_resume,
+	.shutdown = virt_shutdown,
+};
+static struct syscore virt_syscore = { .ops = &virt_syscore_ops };
+
+/* Task context, may sleep. 0, or the errno of the first CPU that refused (all others are off again). */
+int lodge_virt_enable(bool intel, const struct lodge_cpu_ops *ops)
+{
+	int r;
+
+	virt_feature = intel ? X86_FEATURE_VMX : X86_FEATURE_SVM;
+	virt_ops = *ops;
+	r = cpuhp_setup_state(CPUHP_AP_KVM_ONLINE, "kvm/cpu:online", virt_cpu_online, virt_cpu_offline);
+	if (r)
+		return r;
+	register_syscore(&virt_syscore);
+	return 0;
+}
+
+void lodge_virt_disable(void)
+{
+	unregister_syscore(&virt_syscore);
+	cpuhp_remove_state(CPUHP_AP_KVM_ONLINE);
+}
+
+bool lodge_virt_rebooting(void) { return virt_rebooting; }
+
+/* ---- Scheduling: preempt notifier, kicks, work before guest entry ---- */
+
+static void sched_in(struct preempt_notifier *pn, int cpu)
+{
+	struct lodge_sched *s = container_of(pn, struct lodge_sched, notifier);
+
+	s->in(s->context);
+}
+
+static void sched_out(struct preempt_notifier *pn, struct task_struct *next)
+{
+	struct lodge_sched *s = container_of(pn, struct lodge_sched, notifier);
+
+	s->out(s->context);
+}
+
+static struct preempt_ops sched_ops = { .sched_in = sched_in, .sched_out = sched_out };
+
+void lodge_sched_init(struct lodge_sched *s, void *context, void (*in)(void *), void (*out)(void *))
+{
+	BUILD_BUG_ON(sizeof(*s) > LODGE_SCHED_SIZE);
+	preempt_notifier_init(&s->notifier, &sched_ops);
+	s->context = context;
+	s->in = in;
+	s->out = out;
+}
+
+/* Preemption off; the notifier belongs to the current task until it is unregistered. */
+void lodge_sched_register(struct lodge_sched *s) { preempt_notifier_register(&s->notifier); }
+void lodge_sched_unregister(struct lodge_sched *s) { preempt_notifier_unregister(&s->notifier); }
+void lodge_sched_module(bool load)
+{
+	if (load)
+		preempt_notifier_inc();
+	else
+		preempt_notifier_dec();
+}
+
+static void kick_ack(void *unused) {}
+
+/* Makes @cpu leave guest mode soon. Preemption off. */
+void lodge_kick(unsigned int cpu)
+{
+	if (cpu != raw_smp_processor_id() && cpu < nr_cpu_ids && cpu_online(cpu))
+		smp_send_reschedule(cpu);
+}
+
+/* Returns when @cpu has left guest mode. Preemption off, interrupts on; may be called under a spinning lock. */
+void lodge_kick_wait(unsigned int cpu)
+{
+	if (cpu != raw_smp_processor_id())
+		smp_call_function_single(cpu, kick_ack, NULL, 1);
+}
+
+void lodge_guest_prepare(void) { xfer_to_guest_mode_prepare(); }
+bool lodge_guest_work_pending(void) { return __xfer_to_guest_mode_work_pending(); }
+/* Interrupts on, may sleep: reschedules, delivers task work. -EINTR when a signal is pending. */
+int lodge_guest_work(void) { return xfer_to_guest_mode_handle_work(); }
+bool lodge_signal_pending(void) { return signal_pending(current); }
+void lodge_cond_resched(void) { cond_resched(); }
+
+/* ---- The guest's FPU state ---- */
+
+struct fpu_guest *lodge_fpu_new(void)
+{
+	struct fpu_guest *g = kzalloc(sizeof(*g), GFP_KERNEL_ACCOUNT);
+
+	if (g && !fpu_alloc_guest_fpstate(g)) {
+		kfree(g);
+		g = NULL;
+	}
+	return g;
+}
+
+void lodge_fpu_free(struct fpu_guest *g)
+{
+	fpu_free_guest_fpstate(g);
+	kfree(g);
+}
+
+/* Task context, interrupts on: exchanges the task's registers for the guest's, or back. */
+void lodge_fpu_swap(struct fpu_guest *g, bool enter) { fpu_swap_kvm_fpstate(g, enter); }
+
+/* The 512-byte FXSAVE image of the state (not loaded). */
+void *lodge_fpu_fxsave(struct fpu_guest *g) { return &g->fpstate->regs.fxsave; }
+
+/* Makes the next XRSTOR of the guest take x87 and SSE from the image instead of their initial state. */
+void lodge_fpu_mark_legacy(struct fpu_guest *g)
+{
+	if (boot_cpu_has(X86_FEATURE_XSAVE))
+		g->fpstate->regs.xsave.header.xfeatures |= XFEATURE_MASK_FPSSE;
+}
+
+/* ---- Around the world switch: what both vendors switch in software ---- */
+
+/* Interrupts off, immediately before the world switch. */
+void lodge_switch_in(struct lodge_switch *sw)
+{
+	fpregs_assert_state_consistent();
+	if (test_thread_flag(TIF_NEED_FPU_LOAD))
+		switch_fpu_return();
+	if (sw->flags & SWITCH_XCR0)
+		xsetbv(XCR_XFEATURE_ENABLED_MASK, sw->xcr0);
+	if (sw->flags & SWITCH_DR) {
+		set_debugreg(DR7_FIXED_1, 7);
+		set_debugreg(sw->dr[0], 0);
+		set_debugreg(sw->dr[1], 1);
+		set_debugreg(sw->dr[2], 2);
+		set_debugreg(sw->dr[3], 3);
+	} else if (hw_breakpoint_active()) {
+		set_debugreg(DR7_FIXED_1, 7);
+	}
+	sw->host_debugctl = get_debugctlmsr();
+	guest_timing_enter_irqoff();
+	if (sw->flags & SWITCH_PKRU) {
+		sw->host_pkru = rdpkru();
+		if (sw->pkru != sw->host_pkru)
+			wrpkru(sw->pkru);
+	}
+}
+
+/* Interrupts off, immediately after the world switch. */
+void lodge_switch_out(struct lodge_switch *sw)
+{
+	if (sw->flags & SWITCH_PKRU) {
+		sw->pkru = rdpkru();
+		if (sw->pkru != sw->host_pkru)
+			wrpkru(sw->host_pkru);
+	}
+	if (hw_breakpoint_active())
+		hw_breakpoint_restore();
+	if (sw->flags & SWITCH_XCR0)
+		xsetbv(XCR_XFEATURE_ENABLED_MASK, sw->host_xcr0);
+	/* User space of this CPU must not run on branch predictions that the guest trained. */
+	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
+		this_cpu_write(x86_ibpb_exit_to_user, true);
+}
+
+/* Interrupts off on entry, on at return: takes what is pending, then stops the guest's clock. */
+void lodge_switch_done(void)
+{
+	local_irq_enable();
+	/* One instruction for the interrupt shadow of STI. */
+	barrier();
+	asm volatile("nop");
+	local_irq_disable();
+	guest_timing_exit_irqoff();
+	local_irq_enable();
+}
+
+/* IBPB when another vCPU was the last to run on this CPU and the mitigation is on. Preemption off. */
+void lodge_vcpu_barrier(void)
+{
+	if (static_branch_likely(&switch_vcpu_ibpb))
+		indirect_branch_prediction_barrier();
+}
+
+/* ---- Pages ---- */
+
+void lodge_get_page(struct page *page) { get_page(page); }
+struct page *lodge_virt_to_page(const void *address) { return virt_to_page(address); }
+u64 lodge_virt_to_phys(const void *address) { return __pa(address); }
+
+/* ---- /dev/kvm ---- */
+
+static struct miscdevice kvm_misc = { .minor = KVM_MINOR, .name = "kvm" };
+
+int lodge_misc_register(const struct file_operations *fops)
+{
+	kvm_misc.fops = fops;
+	return misc_register(&kvm_misc);
+}
+
+void lodge_misc_deregister(void) { misc_deregister(&kvm_misc); }
+
+/* As the node asks to be loaded: by name and by number. */
+MODULE_ALIAS_MISCDEV(KVM_MINOR);
+MODULE_ALIAS("devname:kvm");

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the C files of the module share with each other and with rust/sys/ffi.rs. */
+#ifndef LODGE_SHIM_H
+#define LODGE_SHIM_H
+
+#include <linux/fs.h>
+#include <linux/preempt.h>
+#include <linux/types.h>
+#include <asm/fpu/types.h>
+
+#include "switch.h"
+
+/* Turns the vendor's part on or off on this CPU. Preemption off. */
+struct lodge_cpu_ops {
+	int (*online)(void);
+	void (*offline)(void);
+};
+
+#define LODGE_SCHED_SIZE 64
+
+struct lodge_sched {
+	struct preempt_notifier notifier;
+	void *context;
+	void (*in)(void *context);
+	void (*out)(void *context);
+};
+
+void lodge_preempt_disable(void);
+void lodge_preempt_enable(void);
+void lodge_irq_disable(void);
+void lodge_irq_enable(void);
+unsigned int lodge_cpu(void);
+unsigned int lodge_nr_cpus(void);
+bool lodge_has_svm(void);
+bool lodge_has_vmx(void);
+bool lodge_has_xsave(void);
+u32 lodge_tsc_khz(void);
+u64 lodge_rdtsc(void);
+u64 lodge_rdmsr(u32 msr);
+void lodge_wrmsr(u32 msr, u64 v);
+int lodge_rdmsr_safe(u32 msr, u64 *v);
+void lodge_cpuid(u32 leaf, u32 index, u32 *out);
+u64 lodge_host_xcr0(void);
+int lodge_virt_enable(bool intel, const struct lodge_cpu_ops *ops);
+void lodge_virt_disable(void);
+bool lodge_virt_rebooting(void);
+void lodge_sched_init(struct lodge_sched *s, void *context, void (*in)(void *), void (*out)(void *));
+void lodge_sched_register(struct lodge_sched *s);
+void lodge_sched_unregister(struct lodge_sched *s);
+void lodge_sched_module(bool load);
+void lodge_kick(unsigned int cpu);
+void lodge_kick_wait(unsigned int cpu);
+void lodge_guest_prepare(void);
+bool lodge_guest_work_pending(void);
+int lodge_guest_work(void);
+bool lodge_signal_pending(void);
+void lodge_cond_resched(void);
+struct fpu_guest *lodge_fpu_new(void);
+void lodge_fpu_free(struct fpu_guest *g);
+void lodge_fpu_swap(struct fpu_guest *g, bool enter);
+void *lodge_fpu_fxsave(struct fpu_guest *g);
+void lodge_fpu_mark_legacy(struct fpu_guest *g);
+void lodge_switch_in(struct lodge_switch *sw);
+void lodge_switch_out(struct lodge_switch *sw);
+void lodge_switch_done(void);
+void lodge_vcpu_barrier(void);
+void lodge_get_page(struct page *page);
+struct page *lodge_virt_to_page(const void *address);
+u64 lodge_virt_to_phys(const void *address);
+int lodge_misc_register(const struct file_operations *fops);
+void lodge_misc_deregister(void);
+void lodge_svm_enter(struct lodge_switch *sw, u64 vmcb_pa, u64 host_save_pa);
+void lodge_svm_vmsave(u64 pa);
+#endif

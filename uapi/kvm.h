@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* bindgen's input: the KVM ABI as user space sees it (types and ioctl structures for uapi/mod.rs). */
+#include <linux/kvm.h>
