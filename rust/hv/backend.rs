@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The boundary between the hypervisor and a vendor: one static generic, chosen once at load.
+//!
+//! A backend's hardware state comes in two halves that never overlap: [`Backend::Hw`] belongs to the thread that has the
+//! vCPU loaded (it is inside of [`VcpuState`](super::vcpu::VcpuState), which only
+//! [`Vcpu::with_loaded`](super::vcpu::Vcpu::with_loaded) lends out), [`Backend::Resident`] is what the scheduler's callbacks
+//! touch *while* that thread holds the first half exclusively: atomics and values that never change.
+
+use kernel::prelude::*;
+
+use crate::hv::vcpu::Loaded;
+use crate::mmu::pte::PteFormat;
+use crate::mmu::vm_mmu::MmuConfig;
+use crate::model::msr::HwMsr;
+use crate::model::regs::{Seg, Segment, TableReg};
+use crate::sys::cpu::{IrqOff, PreemptOff};
+use crate::sys::switch::Switch;
+use crate::sys::virt::CpuVirt;
+
+/// How an exit was dealt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Flow {
+    /// Enter the guest again.
+    Resume,
+    /// Return to user space; the run page says why.
+    User,
+}
+
+/// The two system segment registers and the two table registers, beside the six of [`Seg`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SysSeg {
+    /// Task register.
+    Tr,
+    /// Local descriptor table register.
+    Ldtr,
+}
+
+/// GDTR or IDTR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Table {
+    /// Global descriptor table.
+    Gdt,
+    /// Interrupt descriptor table.
+    Idt,
+}
+
+/// What the next entry delivers to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inject {
+    /// An exception, with its error code where it has one.
+    Exception {
+        /// Vector.
+        vector: u8,
+        /// Error code.
+        error: Option<u32>,
+        /// Raised by INT3 or INTO: the return address is behind the instruction.
+        soft: bool,
+    },
+    /// An interrupt, from outside or by an INT n that was cut short (`soft`).
+    Interrupt {
+        /// Vector.
+        vector: u8,
+        /// From INT n.
+        soft: bool,
+    },
+    /// A non-maskable interrupt.
+    Nmi,
+}
+
+/// Why nothing can be injected for one more instruction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shadow {
+    /// After STI.
+    pub(crate) sti: bool,
+    /// After MOV SS or POP SS.
+    pub(crate) mov_ss: bool,
+}
+
+/// What a vendor provides. Unless stated otherwise methods run in task context with the vCPU loaded, and may be preempted.
+pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
+    /// For messages.
+    const VENDOR: &'static str;
+    /// Hardware loads the guest's PDPTEs from the VMCS rather than from memory, so they have to be written there.
+    const PDPTRS_IN_CONTROL_BLOCK: bool;
+    /// The second-stage page-table format.
+    type Pte: PteFormat;
+    /// A vCPU's hardware state, see the head of this file.
+    type Hw: Send;
+    /// A vCPU's state that context switches touch, see the head of this file.
+    type Resident: Send + Sync;
+    /// An exit as the hardware reports it.
+    type Exit: Copy;
+
+    /// Checks what the CPU can do and prepares what all CPUs share; called once, before any other method.
+    /// Refuses with one `pr_err!` line.
+    fn setup() -> Result;
+    /// Gives back what [`Backend::setup`] took.
+    fn teardown();
+    /// The second-stage tables' format and limits.
+    fn mmu_config() -> MmuConfig<<Self::Pte as PteFormat>::Config>;
+
+    /// The hardware state of a new vCPU. Not loaded.
+    fn new_vcpu() -> Result<(Self::Hw, Self::Resident)>;
+    /// Sets what the hardware state holds besides registers (controls, intercepts), once, before the registers
+    /// are given their reset values. `root` is the second-stage root's physical address.
+    fn init(hw: &mut Self::Hw, resident: &Self::Resident, root: u64) -> Result;
+
+    /// The thread got a CPU. Preemption off.
+    fn sched_in(resident: &Self::Resident, preempt: &PreemptOff);
+    /// The thread loses its CPU. Preemption off.
+    fn sched_out(resident: &Self::Resident, preempt: &PreemptOff);
+
+    /// Runs the guest until its next exit; general registers, RIP and RFLAGS go in and out through `switch`.
+    /// Exceptions, interrupts and NMIs of the host that ended the run are taken, or are pending, at return.
+    fn enter(hw: &mut Self::Hw, resident: &Self::Resident, switch: &mut Switch, irq: &IrqOff) -> Self::Exit;
+    /// Deals with an exit.
+    fn handle(cx: &mut Loaded<'_, Self>, exit: Self::Exit) -> Result<Flow>;
+    /// What an exit cut short and must be delivered again (EXITINTINFO, IDT-vectoring information): goes into the
+    /// event queue, with the state of NMI blocking. Called right after each exit.
+    fn requeue(cx: &mut Loaded<'_, Self>, exit: &Self::Exit);
+    /// The guest's translations in the TLB are stale, on whatever CPU it runs next.
+    fn flush_tlb(hw: &mut Self::Hw);
+
+    /// A segment register.
+    fn segment(hw: &mut Self::Hw, seg: Seg) -> Segment;
+    /// Sets a segment register.
+    fn set_segment(hw: &mut Self::Hw, seg: Seg, value: Segment);
+    /// TR or LDTR.
+    fn sys_segment(hw: &mut Self::Hw, seg: SysSeg) -> Segment;
+    /// Sets TR or LDTR.
+    fn set_sys_segment(hw: &mut Self::Hw, seg: SysSeg, value: Segment);
+    /// GDTR or IDTR.
+    fn table(hw: &mut Self::Hw, table: Table) -> TableReg;
+    /// Sets GDTR or IDTR.
+    fn set_table(hw: &mut Self::Hw, table: Table, value: TableReg);
+    /// Current privilege level.
+    fn cpl(hw: &mut Self::Hw) -> u8;
+    /// CR3; the guest changes it without an exit.
+    fn cr3(hw: &mut Self::Hw) -> u64;
+    /// Sets CR3.
+    fn set_cr3(hw: &mut Self::Hw, value: u64);
+    /// Puts CR0, CR4 and EFER (all checked; LMA included) into effect together.
+    fn set_modes(hw: &mut Self::Hw, cr0: u64, cr4: u64, efer: u64);
+    /// The four PDPTEs of PAE paging; called only where [`Backend::PDPTRS_IN_CONTROL_BLOCK`].
+    fn set_pdptrs(hw: &mut Self::Hw, pdptrs: [u64; 4]);
+    /// DR7, and DR6 where the hardware switches it.
+    fn set_debug(hw: &mut Self::Hw, dr6: u64, dr7: u64);
+    /// DR6 after a run that had breakpoints on; None when the switch has it.
+    fn dr6(hw: &mut Self::Hw) -> Option<u64>;
+    /// An MSR that hardware holds for the guest.
+    fn hw_msr(hw: &mut Self::Hw, resident: &Self::Resident, msr: HwMsr) -> u64;
+    /// Sets it; the value is checked.
+    fn set_hw_msr(hw: &mut Self::Hw, resident: &Self::Resident, msr: HwMsr, value: u64);
+    /// Guest TSC = host TSC + offset.
+    fn set_tsc_offset(hw: &mut Self::Hw, offset: u64);
+
+    /// The interrupt shadow.
+    fn shadow(hw: &mut Self::Hw) -> Shadow;
+    /// Sets it.
+    fn set_shadow(hw: &mut Self::Hw, shadow: Shadow);
+    /// Makes the next entry deliver an event; `len` is the length of the instruction that raised a soft event.
+    fn inject(hw: &mut Self::Hw, event: Inject, len: u8);
+    /// Takes back what [`Backend::inject`] asked for: the entry did not happen.
+    fn cancel_injection(hw: &mut Self::Hw);
+    /// NMIs are blocked until the guest's next IRET.
+    fn nmi_masked(hw: &mut Self::Hw) -> bool;
+    /// Blocks or unblocks NMIs.
+    fn set_nmi_masked(hw: &mut Self::Hw, masked: bool);
+    /// Exit as soon as the guest can take an interrupt (or no longer).
+    fn set_irq_window(hw: &mut Self::Hw, on: bool);
+    /// Exit as soon as the guest can take an NMI (or no longer).
+    fn set_nmi_window(hw: &mut Self::Hw, on: bool);
+}

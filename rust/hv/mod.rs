@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The hypervisor proper: fd objects, the run loop, ioctls and what the two backends share. Safe code.
+#![deny(unsafe_code)]
+
+pub(crate) mod backend;
+pub(crate) mod cr;
+pub(crate) mod device;
+pub(crate) mod events;
+pub(crate) mod io;
+pub(crate) mod ioctl;
+pub(crate) mod ioctl_vcpu;
+pub(crate) mod ioctl_vm;
+pub(crate) mod msr;
+pub(crate) mod params;
+pub(crate) mod run;
+pub(crate) mod user_run;
+pub(crate) mod vcpu;
+pub(crate) mod vm;
