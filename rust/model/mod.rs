@@ -2,4 +2,6 @@
 //! Pure models and policies: what the architecture says, with no kernel below it.
 
 pub mod emu;
+pub mod pic;
+pub mod pit;
 pub mod regs;
