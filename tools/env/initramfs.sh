@@ -45,7 +45,7 @@ part_base() {
     fresh "$PARTS/base" "$LODGE_ROOT/bin/busybox" "$VM"/* && return
     busybox_tree "$work"
     cp "$VM/init" "$work/init"
-    cp "$VM/load-kvm" "$VM/check-dmesg" "$VM/run-selftests" "$work/bin/"
+    cp "$VM/load-kvm" "$VM/check-dmesg" "$VM/module-tests" "$work/bin/"
     pack "$work" "$PARTS/base"
 }
 

@@ -54,7 +54,8 @@ fi
 # A build that found everything up to date says nothing new: keep the log of the one that compiled.
 if [ -n "$fresh" ] || grep -qE '^ +(RUSTC|CC|AS|LD) ' "$log.new"; then mv "$log.new" "$log"; else rm "$log.new"; fi
 if [ "$source" = "$LODGE_SRC" ]; then
-    if grep -A6 -E "$WARNING" "$log" >&2; then say "the build warned; the log is $log"; fi
+    warnings=$(grep -cE "$WARNING" "$log" || true)
+    if [ "$warnings" != 0 ]; then say "the build gave $warnings warnings; they are in $log"; fi
     cmp -s "$out/kvm.ko" "$LODGE_SRC/kvm.ko" || cp "$out/kvm.ko" "$LODGE_SRC/kvm.ko"
     say "kvm.ko for $name is built"
 fi

@@ -55,7 +55,7 @@ set -- $(printf '%s\n' base $parts | awk '!seen[$0]++')
 (cd "$LODGE_CACHE/vm" && cat "$@") >"$run/initrd"
 in_root sh -c 'cd "$1/tree" && find . -mindepth 1 | cpio --quiet -o -H newc -R 0:0' sh "$dir" >>"$run/initrd"
 
-cmdline="console=ttyS0 panic=-1 oops=panic quiet $append"
+cmdline="console=ttyS0 panic=-1 oops=panic quiet loglevel=3 $append"
 
 run_qemu() {
     local args=(-accel tcg -machine q35 -cpu "$cpu" -smp "${smp:-2}" -m "${memory:-2048}"

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0
+# What a person types. The module itself is described in Kbuild; the work is done by the scripts in tools/env.
+# Everything made on the way is kept in ~/.cache/lodge (LODGE_CACHE=DIR puts it elsewhere), nothing in the checkout but kvm.ko.
+
+export VENDOR MODULE T KVER KDIR
+env := tools/env
+
+.PHONY: all help build module run shell test test-host test-ab lint clean
+
+all: help build
+
+help:
+	@echo 'Lodge: KVM for Linux, in Rust'
+	@echo
+	@echo '  make run          boot a stock Debian kernel as a guest of our kvm.ko, in a host VM; VENDOR=amd|intel|amd-bochs'
+	@echo '  make shell        a root shell in the AMD host VM, the module loaded'
+	@echo '  make module       build kvm.ko; KVER=$$(uname -r) for an installed Debian kernel, KDIR=DIR for a self-built one'
+	@echo '  make test         all tests; VENDOR=amd|intel|intel-haswell|amd-bochs|refusal for some of the VMs, T=PATTERN for some of the tests'
+	@echo '  make test-host    only the tests that need no VM'
+	@echo '  make test-ab      compare with the in-tree KVM, call by call'
+	@echo '  make lint         format, clippy, unsafe code, panics, stack frames, compiler warnings'
+	@echo '  make clean        forget what was built from this checkout; the Debian root and the kernel stay'
+	@echo
+	@echo '  MODULE=intree with run or shell uses the kernel'\''s own KVM instead of ours.'
+	@echo
+
+build:
+	@$(env)/build.sh
+
+module:
+	@$(env)/module.sh
+
+run: build
+	@$(env)/run.sh
+
+shell: build
+	@$(env)/vm.sh --interactive --module "$(or $(MODULE),ours)" --parts 'programs guest' \
+		'echo "lodge, selftests and /guest are here; exit or Ctrl-D powers off, Ctrl-A X kills."; exec sh'
+
+test: build
+	@$(env)/test.sh
+
+test-host:
+	@$(env)/test.sh --host
+
+test-ab: build
+	@$(env)/test-ab.sh
+
+lint:
+	@tools/lint/lint.sh
+
+clean:
+	@$(env)/clean.sh

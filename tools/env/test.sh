@@ -1,0 +1,89 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs the tests: those that need no VM, and in host VMs the module's and the selftests. The last line is the sum,
+# `N passed, N failed, N skipped`; what did not run is never counted as passed.
+#   usage: [VENDOR=NAME] [T=PATTERN] test.sh [--host]      (or, used by itself: test.sh --suite NAME)
+. "$(dirname "$0")/lib.sh"
+env=$(dirname "$0")
+
+# Longest first, so that the last one to run is a short one.
+SUITES="intel amd-bochs intel-haswell amd host refuse-lynnfield refuse-penryn refuse-nosvm"
+REFUSALS="refuse-lynnfield refuse-penryn refuse-nosvm"
+
+# suite_host: cargo's tests of the workspace, one KTAP line each, their own text in the log.
+suite_host() {
+    "$env/root.sh"
+    # The tests of the package `selftests` need a VM; what it has for cargo, it has too.
+    in_root cargo test --workspace --no-fail-fast -- ${T:+"$T"} 2>&1 | sed -u -E '
+        s/^test (.*) \.\.\. ok$/ok host: \1/
+        s/^test (.*) \.\.\. ignored(.*)$/ok host: \1 # SKIP ignored\2/
+        s/^test (.*) \.\.\. FAILED$/not ok host: \1/'
+}
+
+# suite_vm VENDOR SLOW LIMIT: the module's life, then the selftests on it.
+suite_vm() {
+    "$env/vm.sh" --vendor "$1" --timeout "$3" --module none --parts "ours programs" --log "$LODGE_LOG/vm-test-$1.log" \
+        "module-tests works '${T:-}'; a=\$?; load-kvm ours && selftests --slow $2 ${T:-}; b=\$?; exit \$((a | b))"
+}
+
+# suite_refuse OPTION...: on a CPU that lacks something, the module says so and stays out.
+suite_refuse() { "$env/vm.sh" --module none --parts ours "$@" "module-tests refuses '${T:-}'"; }
+
+suite() {
+    case $1 in
+    host) suite_host ;;
+    amd) suite_vm amd 1 300 ;;
+    intel | amd-bochs | intel-haswell) suite_vm "$1" 3 600 ;;
+    refuse-lynnfield) suite_refuse --vendor corei5_lynnfield_750 ;;
+    refuse-penryn) suite_refuse --vendor core2_penryn_t9600 ;;
+    refuse-nosvm) suite_refuse --cpu qemu64,-svm --log "$LODGE_LOG/vm-nosvm.log" ;;
+    *) die "there is no test suite '$1'; VENDOR is one of: $SUITES refusal" ;;
+    esac
+}
+
+# run_suite NAME: runs one suite and leaves its counts in a file; tells what failed and what was skipped.
+run_suite() {
+    local log=$LODGE_LOG/test-$1.log status=0 began passed failed skipped
+    began=$(date +%s)
+    if [ -n "${LODGE_LIVE:-}" ]; then suite "$1" 2>&1 | tee "$log" || status=$?; else suite "$1" >"$log" 2>&1 || status=$?; fi
+    skipped=$(grep -cE '^ *ok .*# SKIP' "$log" || true)
+    passed=$(($(grep -cE '^ *ok ' "$log" || true) - skipped))
+    failed=$(grep -cE '^ *not ok ' "$log" || true)
+    if [ "$status" != 0 ] && [ "$failed" = 0 ]; then
+        failed=1
+        if [ -z "${LODGE_LIVE:-}" ]; then tail -n 15 "$log"; fi
+        echo "not ok $1: ended with status $status"
+    fi
+    # A pattern may pick nothing in one suite; without one, a suite without tests is an error.
+    if [ $((passed + failed + skipped)) = 0 ] && [ -z "${T:-}" ]; then
+        failed=1
+        echo "not ok $1: no test ran"
+    fi
+    echo "$passed $failed $skipped" >"$LODGE_LOG/test-$1.result"
+    if [ -z "${LODGE_LIVE:-}" ]; then sed -n -E "s/^ *(not ok .*|ok .*# SKIP.*)/$1: \1/p" "$log"; fi
+    echo "$1: $passed passed, $failed failed, $skipped skipped in $(($(date +%s) - began)) s; the log is $log"
+}
+
+if [ "${1:-}" = --suite ]; then
+    run_suite "$2"
+    exit
+fi
+need_root
+case ${VENDOR:-all} in
+all) suites=$SUITES ;;
+refusal) suites=$REFUSALS ;;
+*) suites=$VENDOR ;;
+esac
+if [ "${1:-}" = --host ]; then suites=host; fi
+if [ "$(echo "$suites" | wc -w)" = 1 ]; then export LODGE_LIVE=1; fi
+for name in $suites; do rm -f "$LODGE_LOG/test-$name.result"; done
+echo "$suites" | tr ' ' '\n' | xargs -P "$(nproc)" -I '{}' "$0" --suite '{}' || true
+
+passed=0 failed=0 skipped=0
+for name in $suites; do
+    read -r p f s <"$LODGE_LOG/test-$name.result" 2>/dev/null || { p=0 f=1 s=0; echo "not ok $name: it left no result"; }
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+done
+echo "$passed passed, $failed failed, $skipped skipped"
+# A pattern that picks nothing at all is a mistake.
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
