@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Compares two records made by `selftests ab`, line by line, and lets pass only what doc/errata.md explains.
+//!
+//! The explanations stand in fenced blocks marked `ab` there, one a line, comments with `#`:
+//! `KEY-PATTERN | REFERENCE-PATTERN | OURS-PATTERN | reason`, where `*` stands for anything and a missing line is
+//! written `-`. A key is `test|call`, a value `result|output`.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+/// One explanation.
+struct Rule {
+    key: String,
+    reference: String,
+    ours: String,
+    text: String,
+    used: bool,
+}
+
+/// Does `text` match `pattern`, in which `*` stands for any run of characters?
+fn glob(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or("");
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let mut last = None;
+    for p in parts {
+        if let Some(prev) = last.replace(p) {
+            match rest.find(prev) {
+                Some(i) => rest = &rest[i + prev.len()..],
+                None => return false,
+            }
+        }
+    }
+    last.map_or(rest.is_empty(), |l| rest.ends_with(l))
+}
+
+fn rules(errata: &str) -> Result<Vec<Rule>, String> {
+    let mut out = Vec::new();
+    let mut inside = false;
+    for (n, l) in errata.lines().enumerate() {
+        if l.starts_with("```") {
+            inside = !inside && l.trim() == "```ab";
+            continue;
+        }
+        if !inside || l.trim().is_empty() || l.starts_with('#') {
+            continue;
+        }
+        // Keys and values hold bars themselves: the columns are parted by a bar between spaces.
+        let f: Vec<&str> = l.split(" | ").map(str::trim).collect();
+        let [key, reference, ours, reason] = f[..] else {
+            return Err(format!(
+                "errata line {}: expected four columns parted by ' | ': {l}",
+                n + 1
+            ));
+        };
+        if reason.is_empty() {
+            return Err(format!("errata line {}: no reason given", n + 1));
+        }
+        let text = l.to_owned();
+        out.push(Rule {
+            key: key.into(),
+            reference: reference.into(),
+            ours: ours.into(),
+            text,
+            used: false,
+        });
+    }
+    Ok(out)
+}
+
+type Record = BTreeMap<String, String>;
+
+fn parse(text: &str) -> Record {
+    let mut r = Record::new();
+    for l in text.lines() {
+        // The console may end lines with a carriage return.
+        let Some(l) = l.trim_end().strip_prefix("AB|") else {
+            continue;
+        };
+        let mut f = l.splitn(4, '|');
+        let (test, call) = (f.next().unwrap_or(""), f.next().unwrap_or(""));
+        let (res, out) = (f.next().unwrap_or(""), f.next().unwrap_or(""));
+        r.insert(format!("{test}|{call}"), format!("{res}|{out}"));
+    }
+    r
+}
+
+/// The verdict: unexplained differences, explained ones, rules without use.
+struct Verdict {
+    open: Vec<String>,
+    explained: usize,
+    idle: Vec<String>,
+}
+
+fn compare(reference: &Record, ours: &Record, rules: &mut [Rule]) -> Verdict {
+    let mut v = Verdict {
+        open: Vec::new(),
+        explained: 0,
+        idle: Vec::new(),
+    };
+    let keys: std::collections::BTreeSet<&String> = reference.keys().chain(ours.keys()).collect();
+    for k in keys {
+        let a = reference.get(k).map_or("-", String::as_str);
+        let b = ours.get(k).map_or("-", String::as_str);
+        if a == b {
+            continue;
+        }
+        match rules
+            .iter_mut()
+            .find(|r| glob(&r.key, k) && glob(&r.reference, a) && glob(&r.ours, b))
+        {
+            Some(r) => {
+                r.used = true;
+                v.explained += 1;
+            }
+            None => v
+                .open
+                .push(format!("{k}\n    reference: {a}\n    ours:      {b}")),
+        }
+    }
+    v.idle = rules
+        .iter()
+        .filter(|r| !r.used)
+        .map(|r| r.text.clone())
+        .collect();
+    v
+}
+
+/// `ab-diff REFERENCE OURS ERRATA`
+pub fn main(args: &[String]) -> ExitCode {
+    let [reference, ours, errata] = args else {
+        eprintln!("usage: selftests ab-diff REFERENCE OURS ERRATA");
+        return ExitCode::from(2);
+    };
+    let read = |p: &String| {
+        std::fs::read(p)
+            .map(|b| String::from_utf8_lossy(&b).into_owned())
+            .map_err(|e| format!("{p}: {e}"))
+    };
+    let run = || -> Result<Verdict, String> {
+        let (a, b) = (parse(&read(reference)?), parse(&read(ours)?));
+        if a.is_empty() || b.is_empty() {
+            return Err(format!(
+                "nothing to compare: {} lines of the reference, {} of ours",
+                a.len(),
+                b.len()
+            ));
+        }
+        println!("{} lines of the reference, {} of ours", a.len(), b.len());
+        Ok(compare(&a, &b, &mut rules(&read(errata)?)?))
+    };
+    match run() {
+        Err(e) => {
+            eprintln!("ab-diff: {e}");
+            ExitCode::from(2)
+        }
+        Ok(v) => {
+            for d in &v.open {
+                println!("differs: {d}");
+            }
+            for r in &v.idle {
+                println!("explanation without use: {r}");
+            }
+            println!(
+                "{} differences unexplained, {} explained",
+                v.open.len(),
+                v.explained
+            );
+            if v.open.is_empty() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs() {
+        assert!(
+            glob("a*c", "abc")
+                && glob("*", "")
+                && glob("a*", "a")
+                && glob("*b*", "abc")
+                && glob("a", "a")
+        );
+        assert!(
+            !glob("a*c", "abd") && !glob("a", "ab") && !glob("*b", "abc") && !glob("a*b*c", "acb")
+        );
+    }
+
+    #[test]
+    fn unexplained_differences_fail() {
+        let a = parse("AB|t|X()#1|0|\r\nAB|t|Y()#1|errno 22|\n");
+        let b = parse("AB|t|X()#1|1|\nAB|t|Y()#1|errno 22|\n");
+        let v = compare(&a, &b, &mut []);
+        assert_eq!((v.open.len(), v.explained), (1, 0));
+        let mut r = rules("```ab\n# why\nt|X* | 0* | 1* | because\n```\n").unwrap();
+        let v = compare(&a, &b, &mut r);
+        assert_eq!((v.open.len(), v.explained, v.idle.len()), (0, 1, 0));
+        let v = compare(
+            &a,
+            &a,
+            &mut rules("```ab\nt|X* | 0* | 1* | because\n```").unwrap(),
+        );
+        assert_eq!(v.idle.len(), 1);
+        let v = compare(&a, &Record::new(), &mut []);
+        assert_eq!(v.open.len(), 2);
+        assert!(rules("```ab\nnonsense\n```").is_err());
+    }
+}

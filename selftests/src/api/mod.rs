@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Every ioctl with good and bad input: exact errnos, and nothing changed by a refused call.
+
+mod cpuid;
+mod lifetime;
+mod memory;
+mod msrs;
+mod run;
+mod sregs;
+mod state;
+mod system;
+
+use crate::harness::Test;
+
+/// All of them.
+pub fn tests() -> Vec<Test> {
+    [
+        system::TESTS,
+        lifetime::TESTS,
+        memory::TESTS,
+        state::TESTS,
+        sregs::TESTS,
+        cpuid::TESTS,
+        msrs::TESTS,
+        run::TESTS,
+    ]
+    .concat()
+}

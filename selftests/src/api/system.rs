@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The system descriptor, capabilities, and how unknown calls are answered on each descriptor.
+
+use crate::harness::Test;
+use crate::kvm::*;
+use crate::sys::{bad_addr, Map, OwnedFd};
+use crate::{check, eq};
+use kvm_bindings::*;
+use libc::{EFAULT, EINVAL, ENOTTY};
+
+pub const TESTS: &[Test] = &[
+    Test::new("api/api_version", api_version),
+    Test::new("api/mmap_size", mmap_size),
+    Test::new("api/create_vm_types", create_vm_types),
+    Test::new("api/capabilities", capabilities),
+    Test::new("api/capabilities_vm", capabilities_vm),
+    Test::new("api/unknown_ioctls", unknown_ioctls),
+    Test::new("api/wrong_descriptor", wrong_descriptor),
+    Test::new("api/device_node", device_node),
+    Test::new("api/tss_and_identity", tss_and_identity),
+    Test::new("api/tsc_khz", tsc_khz),
+    Test::new("api/enable_cap", enable_cap),
+];
+
+fn api_version() {
+    let k = Kvm::open();
+    eq!(k.0.num(GET_API_VERSION, 0), Ok(12));
+    eq!(k.0.num(GET_API_VERSION, 1), Err(EINVAL));
+    eq!(k.0.num(GET_API_VERSION, u64::MAX), Err(EINVAL));
+}
+
+fn mmap_size() {
+    let k = Kvm::open();
+    eq!(k.0.num(GET_VCPU_MMAP_SIZE, 0), Ok(3 * 4096));
+    eq!(k.0.num(GET_VCPU_MMAP_SIZE, 1), Err(EINVAL));
+}
+
+fn create_vm_types() {
+    let k = Kvm::open();
+    let types =
+        k.0.num(CHECK_EXTENSION, u64::from(KVM_CAP_VM_TYPES))
+            .unwrap_or(0);
+    check!(types & 1 == 1, "type 0 is offered: {types:x}");
+    for t in 0..64u64 {
+        let r = k.0.num(CREATE_VM, t);
+        if t < 31 && types >> t & 1 == 1 {
+            check!(r.is_ok(), "type {t}: {r:?}");
+        } else {
+            eq!(r, Err(EINVAL), "type {t}");
+        }
+        if let Ok(fd) = r {
+            drop(OwnedFd::new(fd));
+        }
+    }
+    for t in [u64::MAX, 1 << 32, 1 << 63] {
+        eq!(k.0.num(CREATE_VM, t), Err(EINVAL), "type {t:x}");
+    }
+}
+
+/// What this project offers from the start on, with the value that the reference gives.
+const MUST: &[(u32, i32)] = &[
+    (KVM_CAP_USER_MEMORY, 1),
+    (KVM_CAP_USER_MEMORY2, 1),
+    (KVM_CAP_EXT_CPUID, 1),
+    (KVM_CAP_SET_TSS_ADDR, 1),
+    (KVM_CAP_SET_IDENTITY_MAP_ADDR, 1),
+    (KVM_CAP_DESTROY_MEMORY_REGION_WORKS, 1),
+    (KVM_CAP_JOIN_MEMORY_REGIONS_WORKS, 1),
+    (KVM_CAP_INTERNAL_ERROR_DATA, 1),
+    (KVM_CAP_IMMEDIATE_EXIT, 1),
+    (KVM_CAP_GET_TSC_KHZ, 1),
+    (KVM_CAP_XCRS, 1),
+    (KVM_CAP_SYNC_MMU, 1),
+    (KVM_CAP_CHECK_EXTENSION_VM, 1),
+    (KVM_CAP_MP_STATE, 1),
+    (KVM_CAP_USER_NMI, 1),
+    (KVM_CAP_READONLY_MEM, 1),
+];
+
+fn capabilities() {
+    let k = Kvm::open();
+    for (cap, want) in MUST {
+        eq!(
+            k.0.num(CHECK_EXTENSION, (*cap).into()),
+            Ok(*want),
+            "capability {cap}"
+        );
+    }
+    // All, for the comparison.
+    for cap in 0..260u64 {
+        let r = k.0.num(CHECK_EXTENSION, cap);
+        check!(r.is_ok(), "capability {cap}: {r:?}");
+    }
+    for cap in [1000, u64::from(u32::MAX), u64::MAX, 1 << 32 | 3] {
+        eq!(k.0.num(CHECK_EXTENSION, cap), Ok(0), "capability {cap:x}");
+    }
+    check!(
+        k.cap(KVM_CAP_NR_MEMSLOTS) >= 509,
+        "slots: {}",
+        k.cap(KVM_CAP_NR_MEMSLOTS)
+    );
+    check!(k.cap(KVM_CAP_MAX_VCPUS) >= 1, "vCPUs");
+    check!(
+        k.cap(KVM_CAP_MAX_VCPU_ID) >= k.cap(KVM_CAP_MAX_VCPUS),
+        "vCPU ids"
+    );
+    check!(k.cap(KVM_CAP_NR_VCPUS) >= 1, "recommended vCPUs");
+}
+
+fn capabilities_vm() {
+    let k = Kvm::open();
+    let vm = k.vm();
+    for (cap, want) in MUST {
+        eq!(
+            vm.fd.num(CHECK_EXTENSION, (*cap).into()),
+            Ok(*want),
+            "capability {cap}"
+        );
+    }
+    for cap in 0..260u64 {
+        let r = vm.fd.num(CHECK_EXTENSION, cap);
+        check!(r.is_ok(), "capability {cap}: {r:?}");
+    }
+    eq!(vm.fd.num(CHECK_EXTENSION, 1000), Ok(0));
+    let cpu = vm.vcpu(0);
+    eq!(
+        cpu.fd.num(CHECK_EXTENSION, u64::from(KVM_CAP_USER_MEMORY)),
+        Err(EINVAL)
+    );
+}
+
+/// Numbers without meaning: an unused one, an unused one with a size, another type letter.
+const UNKNOWN: [u64; 4] = [0xaeff, 0xc008_aefe, 0x0000_ae0f, 0x4004_ae3f];
+
+fn unknown_ioctls() {
+    let k = Kvm::open();
+    let vm = k.vm();
+    let cpu = vm.vcpu(0);
+    for nr in UNKNOWN {
+        eq!(k.0.num(nr, 0), Err(EINVAL), "system, {nr:x}");
+        eq!(vm.fd.num(nr, 0), Err(ENOTTY), "VM, {nr:x}");
+        eq!(cpu.fd.num(nr, 0), Err(EINVAL), "vCPU, {nr:x}");
+    }
+    for nr in [0x5499u64, 0, 0xffff] {
+        eq!(k.0.num(nr, 0), Err(EINVAL), "system, {nr:x}");
+        eq!(vm.fd.num(nr, 0), Err(ENOTTY), "VM, {nr:x}");
+        eq!(cpu.fd.num(nr, 0), Err(EINVAL), "vCPU, {nr:x}");
+    }
+    // The right number with a wrong size or direction is another ioctl.
+    eq!(cpu.fd.num(GET_REGS ^ (8 << 16), 0), Err(EINVAL));
+    eq!(cpu.fd.num(GET_REGS ^ (3 << 30), 0), Err(EINVAL));
+    eq!(
+        vm.fd.num(SET_USER_MEMORY_REGION ^ (8 << 16), 0),
+        Err(ENOTTY)
+    );
+    eq!(k.0.num(GET_SUPPORTED_CPUID ^ (4 << 16), 0), Err(EINVAL));
+}
+
+fn wrong_descriptor() {
+    let k = Kvm::open();
+    let vm = k.vm();
+    let cpu = vm.vcpu(0);
+    for nr in [
+        GET_API_VERSION,
+        CREATE_VM,
+        GET_VCPU_MMAP_SIZE,
+        GET_SUPPORTED_CPUID,
+    ] {
+        eq!(vm.fd.num(nr, 0), Err(ENOTTY), "VM, {}", ioctl_name(nr));
+        eq!(cpu.fd.num(nr, 0), Err(EINVAL), "vCPU, {}", ioctl_name(nr));
+    }
+    for nr in [CREATE_VCPU, SET_USER_MEMORY_REGION, SET_TSS_ADDR] {
+        eq!(k.0.num(nr, 0), Err(EINVAL), "system, {}", ioctl_name(nr));
+        eq!(cpu.fd.num(nr, 0), Err(EINVAL), "vCPU, {}", ioctl_name(nr));
+    }
+    for nr in [RUN, GET_REGS, SET_REGS, GET_SREGS, SET_CPUID2, GET_FPU] {
+        eq!(
+            k.0.num(nr, bad_addr()),
+            Err(EINVAL),
+            "system, {}",
+            ioctl_name(nr)
+        );
+        eq!(
+            vm.fd.num(nr, bad_addr()),
+            Err(ENOTTY),
+            "VM, {}",
+            ioctl_name(nr)
+        );
+    }
+}
+
+fn device_node() {
+    // Reading, writing, mapping and seeking the descriptors means nothing.
+    let k = Kvm::open();
+    let vm = k.vm();
+    let cpu = vm.vcpu(0);
+    let mut b = [0u8; 16];
+    for (what, fd) in [
+        ("system", k.0 .0.raw()),
+        ("VM", vm.fd.0.raw()),
+        ("vCPU", cpu.fd.0.raw()),
+    ] {
+        let r = crate::sys::read(fd, &mut b);
+        eq!(r, Err(EINVAL), "read of the {what} descriptor");
+    }
+    for (what, fd) in [("system", k.0 .0.raw()), ("VM", vm.fd.0.raw())] {
+        let r = Map::new(4096, libc::PROT_READ, libc::MAP_SHARED, fd, 0);
+        eq!(r.err(), Some(libc::ENODEV), "mmap of the {what} descriptor");
+    }
+    let ro = OwnedFd::open("/dev/kvm", libc::O_RDONLY).map(Kfd);
+    let ro = crate::must!(ro);
+    eq!(ro.num(GET_API_VERSION, 0), Ok(12));
+    let sysfs = std::fs::read_to_string("/sys/class/misc/kvm/dev").unwrap_or_default();
+    eq!(sysfs.trim(), "10:232");
+}
+
+fn tss_and_identity() {
+    let k = Kvm::open();
+    let vm = k.vm();
+    eq!(vm.fd.num(SET_TSS_ADDR, 0xfffb_d000), Ok(0));
+    eq!(vm.fd.num(SET_TSS_ADDR, 0xfffb_d000), Ok(0), "a second time");
+    eq!(
+        vm.fd.num(SET_TSS_ADDR, 0xffff_f000),
+        Err(EINVAL),
+        "too high for three pages"
+    );
+    eq!(vm.fd.num(SET_TSS_ADDR, u64::MAX), Err(EINVAL));
+    eq!(vm.fd.give(SET_IDENTITY_MAP_ADDR, &0xfffb_c000u64), Ok(0));
+    eq!(
+        vm.fd.give(SET_IDENTITY_MAP_ADDR, &0u64),
+        Ok(0),
+        "0 means the default"
+    );
+    eq!(vm.fd.num(SET_IDENTITY_MAP_ADDR, bad_addr()), Err(EFAULT));
+    let _cpu = vm.vcpu(0);
+    eq!(
+        vm.fd.give(SET_IDENTITY_MAP_ADDR, &0xfffb_c000u64),
+        Err(EINVAL),
+        "after a vCPU"
+    );
+}
+
+fn tsc_khz() {
+    let k = Kvm::open();
+    let vm = k.vm();
+    let cpu = vm.vcpu(0);
+    let vm_khz = vm.fd.num(GET_TSC_KHZ, 0).unwrap_or(0);
+    let khz = cpu.fd.num(GET_TSC_KHZ, 0).unwrap_or(0);
+    check!(khz > 1000, "{khz} kHz");
+    eq!(vm_khz, khz, "the VM's and the vCPU's frequency");
+    eq!(k.0.num(GET_TSC_KHZ, 0), Err(EINVAL));
+}
+
+fn enable_cap() {
+    let k = Kvm::open();
+    let vm = k.vm();
+    let cpu = vm.vcpu(0);
+    for cap in [0u32, 1, 9999] {
+        let e = kvm_enable_cap {
+            cap,
+            ..Default::default()
+        };
+        eq!(
+            vm.fd.give(ENABLE_CAP, &e),
+            Err(EINVAL),
+            "VM, capability {cap}"
+        );
+        eq!(
+            cpu.fd.give(ENABLE_CAP, &e),
+            Err(EINVAL),
+            "vCPU, capability {cap}"
+        );
+    }
+    eq!(vm.fd.num(ENABLE_CAP, bad_addr()), Err(EFAULT));
+    eq!(cpu.fd.num(ENABLE_CAP, bad_addr()), Err(EFAULT));
+}

@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Runs tests, each in a forked child with a time limit, and reports in KTAP.
+//!
+//! A failed check does not end its test (`eq!`, `check!`): what follows is still tried and, in comparison mode,
+//! still recorded. `must!` and a panic end it. A skip is a panic with a payload of its own.
+
+use crate::kmsg::Kmsg;
+use crate::sys::{self, Ended};
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// One test.
+#[derive(Clone, Copy)]
+pub struct Test {
+    /// Its name: `group/what`.
+    pub name: &'static str,
+    /// The body.
+    pub run: fn(),
+    /// Seconds after which it is killed and has failed; multiplied by `--slow`.
+    pub secs: u64,
+    /// CPUs it needs.
+    pub cpus: usize,
+    /// Is its course deterministic, so that comparing two implementations makes sense?
+    pub ab: bool,
+    /// Kernel log lines holding one of these are no complaint.
+    pub log_ok: &'static [&'static str],
+}
+
+impl Test {
+    /// A deterministic test for one CPU with the usual time limit.
+    pub const fn new(name: &'static str, run: fn()) -> Self {
+        Self {
+            name,
+            run,
+            secs: 20,
+            cpus: 1,
+            ab: true,
+            log_ok: &[],
+        }
+    }
+    /// With another time limit.
+    pub const fn secs(self, secs: u64) -> Self {
+        Self { secs, ..self }
+    }
+    /// Needs `cpus` CPUs.
+    pub const fn cpus(self, cpus: usize) -> Self {
+        Self { cpus, ..self }
+    }
+    /// Depends on timing: left out of the comparison.
+    pub const fn timing(self) -> Self {
+        Self { ab: false, ..self }
+    }
+    /// Lines that this test may cause in the kernel log.
+    pub const fn log_ok(self, log_ok: &'static [&'static str]) -> Self {
+        Self { log_ok, ..self }
+    }
+}
+
+const EXIT_SKIP: i32 = 4;
+const EXIT_FAIL: i32 = 1;
+
+static FAILS: AtomicU32 = AtomicU32::new(0);
+static RECORDING: AtomicBool = AtomicBool::new(false);
+static NAME: OnceLock<&'static str> = OnceLock::new();
+
+/// Notes a failed check of the running test.
+pub fn fail(msg: &str) {
+    // A test that fails in a loop must not flood the console.
+    let n = FAILS.fetch_add(1, Ordering::Relaxed);
+    if n < 40 {
+        say(msg);
+    }
+}
+
+/// Prints a line. Not by `println!`, which a test of the harness itself would capture.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// The number of failed checks so far in this process.
+pub fn fails() -> u32 {
+    FAILS.load(Ordering::Relaxed)
+}
+
+/// Is this a run for comparison?
+pub fn recording() -> bool {
+    RECORDING.load(Ordering::Relaxed)
+}
+
+/// The name of the running test.
+pub fn name() -> &'static str {
+    NAME.get().copied().unwrap_or("none")
+}
+
+/// What a test panics with to be skipped.
+pub struct Skip(pub String);
+
+/// Ends the running test as skipped.
+pub fn skip(why: &str) -> ! {
+    std::panic::panic_any(Skip(why.to_owned()))
+}
+
+/// Checks that two values are equal; goes on if not.
+#[macro_export]
+macro_rules! eq {
+    ($got:expr, $want:expr) => { $crate::eq!($got, $want, "") };
+    ($got:expr, $want:expr, $($note:tt)+) => {{
+        let (got, want) = ($got, $want);
+        if got != want {
+            $crate::harness::fail(&format!("{}:{}: {} is {:x?}, expected {:x?} {}", file!(), line!(),
+                stringify!($got).split_whitespace().collect::<Vec<_>>().join(" "), got, want, format!($($note)+)));
+        }
+    }};
+}
+
+/// Checks a condition; goes on if it does not hold.
+#[macro_export]
+macro_rules! check {
+    ($cond:expr, $($note:tt)+) => {{
+        if !$cond {
+            $crate::harness::fail(&format!("{}:{}: not {}: {}", file!(), line!(), stringify!($cond), format!($($note)+)));
+        }
+    }};
+}
+
+/// The value of a result; an error ends the test.
+#[macro_export]
+macro_rules! must {
+    ($e:expr) => {
+        match $e {
+            Ok(v) => v,
+            Err(e) => panic!(
+                "{}:{}: {} failed: errno {}",
+                file!(),
+                line!(),
+                stringify!($e),
+                e
+            ),
+        }
+    };
+}
+
+fn child(t: &Test, out: i32) -> i32 {
+    sys::own_session();
+    let _ = sys::dup2(out, 1);
+    let _ = sys::dup2(out, 2);
+    let _ = NAME.set(t.name);
+    std::panic::set_hook(Box::new(|info| {
+        if info.payload().downcast_ref::<Skip>().is_none() {
+            let text = info.payload().downcast_ref::<String>().map(String::as_str);
+            let text = text
+                .or(info.payload().downcast_ref::<&str>().copied())
+                .unwrap_or("panic");
+            let at = info.location().map(ToString::to_string).unwrap_or_default();
+            say(&format!("{text} ({at})"));
+        }
+    }));
+    match std::panic::catch_unwind(t.run) {
+        Ok(()) if fails() == 0 => 0,
+        Ok(()) => EXIT_FAIL,
+        Err(p) => match p.downcast_ref::<Skip>() {
+            Some(s) if fails() == 0 => {
+                say(&s.0);
+                EXIT_SKIP
+            }
+            _ => EXIT_FAIL,
+        },
+    }
+}
+
+/// What became of one test.
+enum Outcome {
+    Pass,
+    Fail(String),
+    Skip(String),
+}
+
+/// What the child printed, and how it ended.
+struct Run {
+    text: String,
+    ended: Ended,
+    late: bool,
+}
+
+fn run_child(t: &Test, limit: Duration) -> Run {
+    let (rd, wr) = sys::pipe();
+    let pid = sys::fork(|| child(t, wr.raw()));
+    let _ = wr.close();
+    let began = Instant::now();
+    let (mut text, mut buf) = (Vec::new(), vec![0u8; 65536]);
+    let (mut late, mut ended) = (false, Ended::Not);
+    let mut killed_at = None;
+    loop {
+        if sys::readable(rd.raw(), 20) {
+            match sys::read(rd.raw(), &mut buf) {
+                Ok(n) if n > 0 => {
+                    text.extend_from_slice(&buf[..n]);
+                    continue;
+                }
+                // The end of the pipe can come before the child can be reaped: do not spin on it.
+                _ => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        if ended == Ended::Not {
+            ended = sys::wait(pid, false);
+        }
+        if ended != Ended::Not {
+            break;
+        }
+        if !late && began.elapsed() > limit {
+            late = true;
+            killed_at = Some(Instant::now());
+            let _ = sys::kill(-pid, libc::SIGKILL);
+            let _ = sys::kill(pid, libc::SIGKILL);
+        }
+        // A child that SIGKILL does not end hangs in the kernel: report that and leave it behind.
+        if killed_at.is_some_and(|k| k.elapsed() > Duration::from_secs(10)) {
+            break;
+        }
+    }
+    let _ = sys::kill(-pid, libc::SIGKILL);
+    while sys::readable(rd.raw(), 0) {
+        match sys::read(rd.raw(), &mut buf) {
+            Ok(n) if n > 0 => text.extend_from_slice(&buf[..n]),
+            _ => break,
+        }
+    }
+    Run {
+        text: String::from_utf8_lossy(&text).into_owned(),
+        ended,
+        late,
+    }
+}
+
+fn judge(t: &Test, r: &Run, limit: Duration, log: &[String]) -> Outcome {
+    let last = r
+        .text
+        .lines()
+        .rfind(|l| !l.starts_with("AB|"))
+        .unwrap_or("")
+        .to_owned();
+    if r.late {
+        let how = if r.ended == Ended::Not {
+            "and SIGKILL does not end it"
+        } else {
+            "killed"
+        };
+        return Outcome::Fail(format!(
+            "{} took longer than {} s, {how}",
+            t.name,
+            limit.as_secs()
+        ));
+    }
+    if !log.is_empty() {
+        return Outcome::Fail("the kernel complained".to_owned());
+    }
+    match r.ended {
+        Ended::Exit(0) => Outcome::Pass,
+        Ended::Exit(EXIT_SKIP) => Outcome::Skip(last),
+        Ended::Exit(_) => Outcome::Fail(String::new()),
+        Ended::Signal(s) => Outcome::Fail(format!("ended by signal {s}")),
+        Ended::Not => Outcome::Fail("never ended".to_owned()),
+    }
+}
+
+/// How a run is done.
+pub struct Options {
+    /// Only tests whose name holds one of these; all if empty.
+    pub patterns: Vec<String>,
+    /// Factor on the time limits.
+    pub slow: u64,
+    /// Record for comparison, and run only what is deterministic.
+    pub record: bool,
+}
+
+impl Options {
+    /// Is this test asked for?
+    pub fn wants(&self, t: &Test) -> bool {
+        (self.patterns.is_empty() || self.patterns.iter().any(|p| t.name.contains(p.as_str())))
+            && (!self.record || t.ab)
+    }
+}
+
+/// Runs the tests; true if none failed and at least one passed.
+pub fn run_all(tests: &[Test], o: &Options) -> bool {
+    RECORDING.store(o.record, Ordering::Relaxed);
+    let chosen: Vec<&Test> = tests.iter().filter(|t| o.wants(t)).collect();
+    let log = Kmsg::open();
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    println!("KTAP version 1");
+    if !log.watching() {
+        println!("# /dev/kmsg cannot be read: complaints of the kernel go unseen");
+    }
+    println!("1..{}", chosen.len());
+    for (i, t) in chosen.iter().enumerate() {
+        let n = i + 1;
+        let limit = Duration::from_secs(t.secs.saturating_mul(o.slow));
+        let began = Instant::now();
+        let (outcome, text) = if sys::cpus() < t.cpus {
+            (
+                Outcome::Skip(format!("needs {} CPUs", t.cpus)),
+                String::new(),
+            )
+        } else {
+            let r = run_child(t, limit);
+            let complaints = log.complaints(t.log_ok);
+            for c in &complaints {
+                println!("# kernel: {c}");
+            }
+            (judge(t, &r, limit, &complaints), r.text)
+        };
+        for l in text.lines() {
+            if l.starts_with("AB|") {
+                println!("{l}");
+            } else if !matches!(outcome, Outcome::Skip(_)) {
+                println!("# {l}");
+            }
+        }
+        let ms = began.elapsed().as_millis();
+        match outcome {
+            Outcome::Pass => {
+                passed += 1;
+                println!("ok {n} {} # {ms} ms", t.name);
+            }
+            Outcome::Skip(why) => {
+                skipped += 1;
+                println!("ok {n} {} # SKIP {why}", t.name);
+            }
+            Outcome::Fail(why) => {
+                failed += 1;
+                if !why.is_empty() {
+                    println!("# {why}");
+                }
+                println!("not ok {n} {} # {ms} ms", t.name);
+            }
+        }
+    }
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    failed == 0 && passed > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(t: &Test) -> Outcome {
+        let limit = Duration::from_secs(t.secs);
+        judge(t, &run_child(t, limit), limit, &[])
+    }
+
+    #[test]
+    fn tests_can_fail() {
+        assert!(matches!(
+            outcome(&Test::new("t", || eq!(1, 1))),
+            Outcome::Pass
+        ));
+        assert!(matches!(
+            outcome(&Test::new("t", || eq!(1, 2))),
+            Outcome::Fail(_)
+        ));
+        assert!(matches!(
+            outcome(&Test::new("t", || check!(1 > 2, "no"))),
+            Outcome::Fail(_)
+        ));
+        assert!(matches!(
+            outcome(&Test::new("t", || panic!("p"))),
+            Outcome::Fail(_)
+        ));
+        assert!(matches!(
+            outcome(&Test::new("t", || must!(Err::<(), i32>(5)))),
+            Outcome::Fail(_)
+        ));
+        assert!(matches!(
+            outcome(&Test::new("t", || std::process::abort())),
+            Outcome::Fail(_)
+        ));
+        assert!(matches!(outcome(&Test::new("t", || skip("why"))), Outcome::Skip(w) if w == "why"));
+        let late = Test::new("t", || std::thread::sleep(Duration::from_secs(60))).secs(1);
+        assert!(matches!(outcome(&late), Outcome::Fail(_)));
+        // A skip after a failed check is a failure.
+        let both = Test::new("t", || {
+            eq!(1, 2);
+            skip("why")
+        });
+        assert!(matches!(outcome(&both), Outcome::Fail(_)));
+        // The kernel's complaint fails a test that passed.
+        let good = Test::new("t", || eq!(1, 1));
+        let limit = Duration::from_secs(5);
+        let r = run_child(&good, limit);
+        assert!(matches!(
+            judge(&good, &r, limit, &["WARNING: x".to_owned()]),
+            Outcome::Fail(_)
+        ));
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Comparison mode: one line for each call, `AB|test|call#n|arguments|result|output`, to be compared between two
+//! implementations by `abdiff`. What differs from run to run by its nature is masked here, with the reason.
+
+use crate::harness;
+use crate::kvm;
+use crate::sys::Res;
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+thread_local! {
+    static COUNT: RefCell<HashMap<String, u32>> = RefCell::new(HashMap::new());
+}
+
+/// Call names whose result is a measurement: (name, reason).
+const MASK_RESULT: &[(&str, &str)] = &[
+    (
+        "GET_TSC_KHZ",
+        "the emulator's TSC is calibrated anew at each boot",
+    ),
+    ("CREATE_VM", "a descriptor number"),
+    ("CREATE_VCPU", "a descriptor number"),
+];
+
+/// MSRs whose value is the time: (index in hex, reason).
+const MASK_MSR: &[(&str, &str)] = &[("10", "the time-stamp counter")];
+
+/// A number as it is recorded: an address depends on where memory lies, so only its kind is.
+pub fn num(arg: u64) -> String {
+    match arg {
+        a if a == crate::sys::bad_addr() => "BAD".to_owned(),
+        a if (0x5000_0000_0000..0x7fff_ffff_f000).contains(&a) => "PTR".to_owned(),
+        a => format!("{a:x}"),
+    }
+}
+
+fn result(name: &str, r: Res) -> String {
+    match r {
+        Err(e) => format!("errno {e}"),
+        Ok(v) if v > 0 && MASK_RESULT.iter().any(|(n, _)| *n == name) => "positive".to_owned(),
+        Ok(v) => format!("{v:x}"),
+    }
+}
+
+/// One line; `label` tells calls of a test apart, and a count tells apart those with the same label.
+pub fn line(label: &str, args: &str, res: &str, out: &str) {
+    if !harness::recording() {
+        return;
+    }
+    let n = COUNT.with_borrow_mut(|c| {
+        let n = c.entry(format!("{label}({args})")).or_insert(0);
+        *n += 1;
+        *n
+    });
+    harness::say(&format!(
+        "AB|{}|{label}({args})#{n}|{res}|{out}",
+        harness::name()
+    ));
+}
+
+/// A call with printable output.
+pub fn call(name: &str, args: &str, r: Res, out: &[u8]) {
+    if !harness::recording() {
+        return;
+    }
+    let masked = MASK_MSR
+        .iter()
+        .any(|(m, _)| name == "GET_MSRS" && *m == args);
+    let out = if masked {
+        "masked".into()
+    } else {
+        String::from_utf8_lossy(out).into_owned()
+    };
+    line(name, args, &result(name, r), &out);
+}
+
+fn hex(b: &[u8]) -> String {
+    b.iter().map(|x| format!("{x:02x}")).collect()
+}
+
+fn fold(b: &[u8]) -> String {
+    // FNV-1a: tells one argument from another in a short label.
+    let h = b.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, x| {
+        (h ^ u64::from(*x)).wrapping_mul(0x100_0000_01b3)
+    });
+    format!("{:08x}", h as u32)
+}
+
+fn words(out: &[u8], per_line: usize, mut emit: impl FnMut(usize, String)) {
+    for (i, c) in out.chunks(per_line).enumerate() {
+        emit(i, hex(c));
+    }
+}
+
+/// A call with a struct. Large outputs are split in lines of 32 bytes, lists in lines of one entry.
+pub fn call_struct(name: &str, nr: u64, r: Res, before: &[u8], out: &[u8]) {
+    let given = if out.is_empty() {
+        fold(before)
+    } else {
+        String::new()
+    };
+    line(name, &given, &result(name, r), "");
+    if r.is_err() {
+        if !out.is_empty() && out != before {
+            let same = |a: &[u8], b: &[u8]| a.iter().zip(b).position(|(x, y)| x != y).unwrap_or(0);
+            line(
+                name,
+                "changed although refused",
+                &format!("from byte {}", same(before, out)),
+                "",
+            );
+        }
+        return;
+    }
+    match nr {
+        kvm::GET_CPUID2 | kvm::GET_SUPPORTED_CPUID | kvm::GET_EMULATED_CPUID => {
+            cpuid_lines(name, out)
+        }
+        kvm::GET_MSRS => {}
+        _ => words(out, 32, |i, h| {
+            line(&format!("{name}+{:03x}", i * 32), "", "0", &h)
+        }),
+    }
+}
+
+fn cpuid_lines(name: &str, out: &[u8]) {
+    let u32_at = |o: usize| {
+        out.get(o..o + 4)
+            .and_then(|b| b.try_into().ok())
+            .map_or(0, u32::from_le_bytes)
+    };
+    let n = u32_at(0) as usize;
+    line(&format!("{name} nent"), "", &format!("{n}"), "");
+    for i in 0..n {
+        let e = 8 + 40 * i;
+        let key = format!("{name} {:08x}.{:x}", u32_at(e), u32_at(e + 4));
+        line(&key, "flags", &format!("{:x}", u32_at(e + 8)), "");
+        for (k, r) in ["eax", "ebx", "ecx", "edx"].iter().enumerate() {
+            line(&key, r, &format!("{:08x}", u32_at(e + 12 + 4 * k)), "");
+        }
+        if out
+            .get(e + 28..e + 40)
+            .is_some_and(|p| p.iter().any(|b| *b != 0))
+        {
+            line(&key, "padding", &hex(&out[e + 28..e + 40]), "");
+        }
+    }
+}

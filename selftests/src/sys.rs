@@ -1,0 +1,511 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The only file of the package with unsafe code: raw system calls, mapped memory, views of ABI structs as bytes.
+//!
+//! The tests must be able to hand the kernel every kind of bad argument, so they go through `libc::ioctl` itself
+//! and not through a wrapper crate. What is checked here is only that the test program does not corrupt itself.
+
+use std::cell::Cell;
+use std::ffi::CString;
+use std::io;
+use std::ptr;
+
+/// What a system call gives: its value, or the errno.
+pub type Res = Result<i32, i32>;
+
+/// A type all of whose bit patterns are valid, so that it may be viewed and filled as bytes.
+///
+/// # Safety
+/// The type holds no references, no `bool`, no enum; it is `repr(C)` or a primitive.
+pub unsafe trait Abi: Copy {}
+
+macro_rules! abi {
+    ($($t:ty),* $(,)?) => { $(
+        // SAFETY: integers and C structs of integers and unions of these.
+        unsafe impl Abi for $t {}
+    )* };
+}
+use kvm_bindings as kb;
+abi!(
+    u8,
+    u16,
+    u32,
+    u64,
+    i32,
+    kb::kvm_regs,
+    kb::kvm_sregs,
+    kb::kvm_fpu,
+    kb::kvm_xcrs,
+    kb::kvm_mp_state,
+    kb::kvm_interrupt,
+    kb::kvm_run,
+    kb::kvm_userspace_memory_region,
+    kb::kvm_userspace_memory_region2,
+    kb::kvm_cpuid_entry2,
+    kb::kvm_msr_entry,
+    kb::kvm_enable_cap,
+    kb::kvm_pit_config,
+    kb::kvm_lapic_state,
+    kb::kvm_vcpu_events,
+    kb::kvm_debugregs,
+    kb::kvm_clock_data,
+    kb::kvm_translation,
+    crate::kvm::CpuidBuf,
+    crate::kvm::MsrsBuf,
+);
+// SAFETY: an array of such a type has no bytes of its own.
+unsafe impl<T: Abi, const N: usize> Abi for [T; N] {}
+
+/// A value with every byte equal to `byte`.
+pub fn filled<T: Abi>(byte: u8) -> T {
+    let mut v = std::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: the whole of `v` is written, and every bit pattern of an `Abi` type is valid.
+    unsafe {
+        ptr::write_bytes(v.as_mut_ptr().cast::<u8>(), byte, size_of::<T>());
+        v.assume_init()
+    }
+}
+
+/// A value of zero bytes.
+pub fn zeroed<T: Abi>() -> T {
+    filled(0)
+}
+
+/// The bytes of `v`.
+pub fn bytes_of<T: Abi>(v: &T) -> Vec<u8> {
+    let mut out = vec![0u8; size_of::<T>()];
+    // SAFETY: copies as many bytes as `v` has; the kernel's ABI structs name their padding.
+    unsafe { ptr::copy_nonoverlapping(ptr::from_ref(v).cast::<u8>(), out.as_mut_ptr(), out.len()) };
+    out
+}
+
+/// The last errno of this thread.
+pub fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+fn ret(v: i32) -> Res {
+    if v < 0 {
+        Err(errno())
+    } else {
+        Ok(v)
+    }
+}
+
+/// An ioctl's argument.
+pub enum Arg<'a> {
+    /// A number, or an address that is bad on purpose.
+    Num(u64),
+    /// A buffer that the kernel may read and write.
+    Buf(&'a mut [u8]),
+}
+
+/// `ioctl(fd, nr, arg)`.
+pub fn ioctl(fd: i32, nr: u64, arg: Arg) -> Res {
+    let raw = match arg {
+        Arg::Num(n) => n,
+        Arg::Buf(b) => b.as_mut_ptr() as u64,
+    };
+    // SAFETY: a buffer is a live one of ours; a number is a scalar or an address that the test knows not to be
+    // memory of this program (or to be a `Map`, which nobody holds references into).
+    ret(unsafe { libc::ioctl(fd, nr, raw) })
+}
+
+/// `ioctl` with a typed argument, which must not be smaller than what the kernel touches.
+pub fn ioctl_with<T: Abi>(fd: i32, nr: u64, v: &mut T) -> Res {
+    // SAFETY: the bytes of a live value whose every bit pattern is valid.
+    let b =
+        unsafe { std::slice::from_raw_parts_mut(ptr::from_mut(v).cast::<u8>(), size_of::<T>()) };
+    ioctl(fd, nr, Arg::Buf(b))
+}
+
+/// A file descriptor that is closed when dropped.
+#[derive(Debug)]
+pub struct OwnedFd(Cell<i32>);
+
+impl OwnedFd {
+    /// Takes ownership of `fd`.
+    pub fn new(fd: i32) -> Self {
+        Self(Cell::new(fd))
+    }
+    /// Opens `path` with `flags`.
+    pub fn open(path: &str, flags: i32) -> Result<Self, i32> {
+        let c = CString::new(path).map_err(|_| libc::EINVAL)?;
+        // SAFETY: a NUL-terminated string that outlives the call.
+        ret(unsafe { libc::open(c.as_ptr(), flags | libc::O_CLOEXEC) }).map(Self::new)
+    }
+    /// The number.
+    pub fn raw(&self) -> i32 {
+        self.0.get()
+    }
+    /// Closes now; later uses give EBADF.
+    pub fn close(&self) -> Res {
+        let fd = self.0.replace(-1);
+        // SAFETY: the descriptor is ours and is not used again.
+        ret(unsafe { libc::close(fd) })
+    }
+}
+
+impl Drop for OwnedFd {
+    fn drop(&mut self) {
+        if self.raw() >= 0 {
+            let _ = self.close();
+        }
+    }
+}
+
+/// Memory made by mmap, which the kernel, a guest and other threads may change at any time.
+#[derive(Debug)]
+pub struct Map {
+    at: *mut u8,
+    len: usize,
+}
+
+// SAFETY: every access goes through volatile reads and writes of plain bytes.
+unsafe impl Send for Map {}
+// SAFETY: as above; a race gives some mixture of bytes, which is what the tests expect of it.
+unsafe impl Sync for Map {}
+
+impl Map {
+    /// mmap with the given protection, flags, descriptor and offset.
+    pub fn new(len: usize, prot: i32, flags: i32, fd: i32, off: i64) -> Result<Self, i32> {
+        // SAFETY: no fixed address, so no mapping of this program is replaced.
+        let at = unsafe { libc::mmap(ptr::null_mut(), len, prot, flags, fd, off) };
+        if at == libc::MAP_FAILED {
+            return Err(errno());
+        }
+        Ok(Self { at: at.cast(), len })
+    }
+    /// Private zeroed memory of `len` bytes, aligned to 2 MiB so that large pages are possible.
+    pub fn anon(len: usize) -> Self {
+        const ALIGN: usize = 2 << 20;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let big = Self::new(
+            len + ALIGN,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            -1,
+            0,
+        )
+        .unwrap_or_else(|e| panic!("mmap of {len} bytes: errno {e}"));
+        let start = (big.at as usize).next_multiple_of(ALIGN);
+        let head = start - big.at as usize;
+        let (at, tail) = (big.at, ALIGN - head);
+        std::mem::forget(big);
+        // SAFETY: the two ends of a mapping of ours, to which no reference exists.
+        unsafe {
+            if head > 0 {
+                libc::munmap(at.cast(), head);
+            }
+            if tail > 0 {
+                libc::munmap(at.add(head + len).cast(), tail);
+            }
+            Self {
+                at: at.add(head),
+                len,
+            }
+        }
+    }
+    /// The address.
+    pub fn addr(&self) -> u64 {
+        self.at as u64
+    }
+    /// The size in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    fn check(&self, off: usize, n: usize) {
+        assert!(
+            off.checked_add(n).is_some_and(|e| e <= self.len),
+            "offset {off:#x}+{n} outside the map"
+        );
+    }
+    /// Reads a value at `off`.
+    pub fn rd<T: Abi>(&self, off: usize) -> T {
+        self.check(off, size_of::<T>());
+        // SAFETY: inside the mapping; any bytes are a valid `T`; alignment is not assumed.
+        unsafe {
+            if self.at.add(off).cast::<T>().is_aligned() {
+                ptr::read_volatile(self.at.add(off).cast::<T>())
+            } else {
+                ptr::read_unaligned(self.at.add(off).cast::<T>())
+            }
+        }
+    }
+    /// Writes a value at `off`.
+    pub fn wr<T: Abi>(&self, off: usize, v: T) {
+        self.check(off, size_of::<T>());
+        // SAFETY: inside the mapping; alignment is not assumed.
+        unsafe {
+            if self.at.add(off).cast::<T>().is_aligned() {
+                ptr::write_volatile(self.at.add(off).cast::<T>(), v);
+            } else {
+                ptr::write_unaligned(self.at.add(off).cast::<T>(), v);
+            }
+        }
+    }
+    /// Copies `b` to `off`.
+    pub fn write(&self, off: usize, b: &[u8]) {
+        for (i, x) in b.iter().enumerate() {
+            self.wr(off + i, *x);
+        }
+    }
+    /// Reads `n` bytes at `off`.
+    pub fn read(&self, off: usize, n: usize) -> Vec<u8> {
+        (0..n).map(|i| self.rd(off + i)).collect()
+    }
+    /// Sets `n` bytes at `off` to `byte`.
+    pub fn fill(&self, off: usize, n: usize, byte: u8) {
+        self.check(off, n);
+        // SAFETY: inside the mapping, to which no reference exists.
+        unsafe { ptr::write_bytes(self.at.add(off), byte, n) };
+    }
+    /// mprotect on a part.
+    pub fn protect(&self, off: usize, n: usize, prot: i32) -> Res {
+        self.check(off, n);
+        // SAFETY: the range is ours; the caller does not touch it against its protection.
+        ret(unsafe { libc::mprotect(self.at.add(off).cast(), n, prot) })
+    }
+    /// madvise on a part.
+    pub fn advise(&self, off: usize, n: usize, advice: i32) -> Res {
+        self.check(off, n);
+        // SAFETY: the range is ours and no reference into it exists.
+        ret(unsafe { libc::madvise(self.at.add(off).cast(), n, advice) })
+    }
+    /// Moves the pages `from..from+n` of this mapping over `to..to+n` of it (mremap with MREMAP_FIXED).
+    pub fn remap(&self, from: usize, to: usize, n: usize) -> Res {
+        self.check(from, n);
+        self.check(to, n);
+        // SAFETY: both ranges are ours and no reference into them exists.
+        let p = unsafe {
+            libc::mremap(
+                self.at.add(from).cast(),
+                n,
+                n,
+                libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
+                self.at.add(to),
+            )
+        };
+        if p == libc::MAP_FAILED {
+            Err(errno())
+        } else {
+            Ok(0)
+        }
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours; `self` is its only handle.
+        unsafe { libc::munmap(self.at.cast(), self.len) };
+    }
+}
+
+/// An address in the middle of nowhere: mapped once without access, so that nothing else can come to lie there.
+pub fn bad_addr() -> u64 {
+    use std::sync::OnceLock;
+    static BAD: OnceLock<u64> = OnceLock::new();
+    *BAD.get_or_init(|| {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let m = Map::new(1 << 20, libc::PROT_NONE, flags, -1, 0).expect("a PROT_NONE mapping");
+        let a = m.addr();
+        std::mem::forget(m);
+        a + 4096
+    })
+}
+
+/// Runs `f` in a forked child; gives the child's pid. The child ends with `f`'s result as its status, 101 for a panic.
+pub fn fork(f: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the harness has one thread when it forks; children that fork use only what fork allows them.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork: errno {}", errno());
+    if pid == 0 {
+        let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(101);
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(code) };
+    }
+    pid
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Still running.
+    Not,
+    /// Exit status.
+    Exit(i32),
+    /// Killed by a signal.
+    Signal(i32),
+}
+
+/// waitpid; without `block` returns at once.
+pub fn wait(pid: i32, block: bool) -> Ended {
+    let mut st = 0;
+    loop {
+        // SAFETY: `st` is a live int.
+        let r = unsafe { libc::waitpid(pid, &mut st, if block { 0 } else { libc::WNOHANG }) };
+        if r == 0 {
+            return Ended::Not;
+        }
+        if r < 0 && errno() == libc::EINTR {
+            continue;
+        }
+        assert!(r == pid, "waitpid({pid}): {r}, errno {}", errno());
+        return if libc::WIFSIGNALED(st) {
+            Ended::Signal(libc::WTERMSIG(st))
+        } else {
+            Ended::Exit(libc::WEXITSTATUS(st))
+        };
+    }
+}
+
+/// kill(2).
+pub fn kill(pid: i32, sig: i32) -> Res {
+    // SAFETY: no memory is involved.
+    ret(unsafe { libc::kill(pid, sig) })
+}
+
+/// The thread id of the caller.
+pub fn gettid() -> i32 {
+    // SAFETY: no memory is involved.
+    unsafe { libc::gettid() }
+}
+
+/// tgkill(2) to a thread of this process.
+pub fn tkill(tid: i32, sig: i32) -> Res {
+    // SAFETY: no memory is involved.
+    ret(unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, sig) } as i32)
+}
+
+/// Makes the caller the leader of a session, to be killed if its parent dies.
+pub fn own_session() {
+    // SAFETY: no memory is involved.
+    unsafe {
+        libc::setsid();
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+    }
+}
+
+extern "C" fn no_op(_: i32) {}
+
+/// Installs a handler that does nothing for `sig`, without SA_RESTART, so that it interrupts system calls.
+pub fn interrupting(sig: i32) {
+    // SAFETY: the handler touches nothing; the struct is zeroed and then filled.
+    unsafe {
+        let mut sa: libc::sigaction = std::mem::zeroed();
+        sa.sa_sigaction = no_op as *const () as usize;
+        libc::sigaction(sig, &sa, ptr::null_mut());
+    }
+}
+
+/// Blocks or unblocks `sig` in the calling thread.
+pub fn block(sig: i32, on: bool) {
+    // SAFETY: the set is a live local.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigaddset(&mut set, sig);
+        libc::pthread_sigmask(
+            if on {
+                libc::SIG_BLOCK
+            } else {
+                libc::SIG_UNBLOCK
+            },
+            &set,
+            ptr::null_mut(),
+        );
+    }
+}
+
+/// Is `sig` pending for the calling thread?
+pub fn pending(sig: i32) -> bool {
+    // SAFETY: the set is a live local.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigpending(&mut set);
+        libc::sigismember(&set, sig) == 1
+    }
+}
+
+/// Pins thread `tid` (0: the caller) to one CPU.
+pub fn pin(tid: i32, cpu: usize) -> Res {
+    // SAFETY: the set is a live local.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        ret(libc::sched_setaffinity(
+            tid,
+            size_of::<libc::cpu_set_t>(),
+            &set,
+        ))
+    }
+}
+
+/// The number of CPUs online.
+pub fn cpus() -> usize {
+    // SAFETY: no memory is involved.
+    unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }.max(1) as usize
+}
+
+/// A pipe: (read end, write end).
+pub fn pipe() -> (OwnedFd, OwnedFd) {
+    let mut p = [0i32; 2];
+    // SAFETY: an array of two ints.
+    let r = unsafe { libc::pipe2(p.as_mut_ptr(), libc::O_CLOEXEC) };
+    assert!(r == 0, "pipe: errno {}", errno());
+    (OwnedFd::new(p[0]), OwnedFd::new(p[1]))
+}
+
+/// dup2(2).
+pub fn dup2(from: i32, to: i32) -> Res {
+    // SAFETY: descriptors are numbers.
+    ret(unsafe { libc::dup2(from, to) })
+}
+
+/// read(2) into a buffer.
+pub fn read(fd: i32, b: &mut [u8]) -> Result<usize, i32> {
+    // SAFETY: a live buffer of this length.
+    let n = unsafe { libc::read(fd, b.as_mut_ptr().cast(), b.len()) };
+    usize::try_from(n).map_err(|_| errno())
+}
+
+/// Waits until `fd` can be read, at most `ms` milliseconds.
+pub fn readable(fd: i32, ms: i32) -> bool {
+    let mut p = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one live pollfd.
+    unsafe { libc::poll(&mut p, 1, ms) > 0 }
+}
+
+/// lseek to the end.
+pub fn seek_end(fd: i32) -> Res {
+    // SAFETY: no memory is involved.
+    ret(unsafe { libc::lseek(fd, 0, libc::SEEK_END) } as i32)
+}
+
+/// delete_module(2) without waiting.
+pub fn delete_module(name: &str) -> Res {
+    let c = CString::new(name).map_err(|_| libc::EINVAL)?;
+    // SAFETY: a NUL-terminated string that outlives the call.
+    ret(unsafe { libc::syscall(libc::SYS_delete_module, c.as_ptr(), libc::O_NONBLOCK) } as i32)
+}
+
+/// finit_module(2) with no parameters.
+pub fn insert_module(fd: i32) -> Res {
+    // SAFETY: an empty NUL-terminated string.
+    ret(unsafe { libc::syscall(libc::SYS_finit_module, fd, c"".as_ptr(), 0) } as i32)
+}
+
+/// CPUID on the CPU that runs this.
+pub fn cpuid(leaf: u32, sub: u32) -> [u32; 4] {
+    // SAFETY: every x86-64 CPU has the instruction.
+    let r = unsafe { std::arch::x86_64::__cpuid_count(leaf, sub) };
+    [r.eax, r.ebx, r.ecx, r.edx]
+}
+
+/// RDTSC.
+pub fn rdtsc() -> u64 {
+    // SAFETY: every x86-64 CPU has the instruction, and Linux lets user space use it.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
