@@ -14,7 +14,7 @@
 //! ```text
 //!            map                      zap (exclusive)
 //!   EMPTY ---------> LEAF ----------------------------------> EMPTY    flush owed
-//!     |               ^ \ more rights: no flush; fewer rights or a cleared accessed bit: flush owed
+//!     |               ^ \ more rights: no flush; fewer rights: flush owed
 //!     |  link          `-'
 //!     `------------> TABLE --unlink--> FROZEN ---> EMPTY               flush owed, then RCU, then the page is freed
 //! ```
@@ -37,6 +37,11 @@
 //! host reuses the page, and the unlinked table pages only come out of that value once it is paid.
 #![deny(unsafe_code)]
 
+pub mod ept;
+pub mod npt;
+pub mod pte;
+pub mod storage;
+pub mod tdp;
 mod types;
 
 pub use types::*;
