@@ -6,3 +6,4 @@ pub mod emu;
 pub mod pic;
 pub mod pit;
 pub mod regs;
+pub mod residency;

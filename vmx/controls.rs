@@ -1,0 +1,664 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The execution, entry and exit controls: which ones we need, which we like, and which must stay off, as data.
+//!
+//! A processor tells in its capability MSRs (manual: "VMX Capability Reporting Facility") for each control word which
+//! bits may be clear and which may be set. [`negotiate`] combines that with the tables of this file to the words
+//! that every VMCS starts with, or to a [`Refusal`] that names what is missing.
+#![forbid(unsafe_code)]
+
+use core::fmt;
+
+/// Bits of the pin-based VM-execution controls.
+pub mod pin {
+    /// External interrupts cause exits.
+    pub const EXTERNAL_INTERRUPT: u32 = 1 << 0;
+    /// NMIs cause exits.
+    pub const NMI: u32 = 1 << 3;
+    /// NMI blocking is virtual: of the guest, not of the processor.
+    pub const VIRTUAL_NMIS: u32 = 1 << 5;
+    /// The VMX-preemption timer counts down.
+    pub const PREEMPTION_TIMER: u32 = 1 << 6;
+    /// Posted interrupts are processed.
+    pub const POSTED_INTERRUPTS: u32 = 1 << 7;
+}
+
+/// Bits of the primary processor-based VM-execution controls.
+pub mod primary {
+    /// Exit as soon as the guest can take an interrupt.
+    pub const INTERRUPT_WINDOW: u32 = 1 << 2;
+    /// RDTSC and the like add the TSC offset.
+    pub const TSC_OFFSETTING: u32 = 1 << 3;
+    /// HLT exits.
+    pub const HLT: u32 = 1 << 7;
+    /// INVLPG exits.
+    pub const INVLPG: u32 = 1 << 9;
+    /// MWAIT exits.
+    pub const MWAIT: u32 = 1 << 10;
+    /// RDPMC exits.
+    pub const RDPMC: u32 = 1 << 11;
+    /// RDTSC and RDTSCP exit.
+    pub const RDTSC: u32 = 1 << 12;
+    /// MOV to CR3 exits.
+    pub const CR3_LOAD: u32 = 1 << 15;
+    /// MOV from CR3 exits.
+    pub const CR3_STORE: u32 = 1 << 16;
+    /// The tertiary controls are used.
+    pub const TERTIARY: u32 = 1 << 17;
+    /// MOV to CR8 exits.
+    pub const CR8_LOAD: u32 = 1 << 19;
+    /// MOV from CR8 exits.
+    pub const CR8_STORE: u32 = 1 << 20;
+    /// CR8 is the TPR of the virtual-APIC page.
+    pub const TPR_SHADOW: u32 = 1 << 21;
+    /// Exit as soon as the guest can take an NMI.
+    pub const NMI_WINDOW: u32 = 1 << 22;
+    /// MOV from and to debug registers exits.
+    pub const MOV_DR: u32 = 1 << 23;
+    /// Every I/O instruction exits.
+    pub const UNCONDITIONAL_IO: u32 = 1 << 24;
+    /// The I/O bitmaps decide which port accesses exit.
+    pub const IO_BITMAPS: u32 = 1 << 25;
+    /// Exit after one instruction.
+    pub const MONITOR_TRAP: u32 = 1 << 27;
+    /// The MSR bitmaps decide which MSR accesses exit.
+    pub const MSR_BITMAPS: u32 = 1 << 28;
+    /// MONITOR exits.
+    pub const MONITOR: u32 = 1 << 29;
+    /// PAUSE exits.
+    pub const PAUSE: u32 = 1 << 30;
+    /// The secondary controls are used.
+    pub const SECONDARY: u32 = 1 << 31;
+}
+
+/// Bits of the secondary processor-based VM-execution controls.
+pub mod secondary {
+    /// Accesses to the APIC-access page are virtualized.
+    pub const APIC_ACCESSES: u32 = 1 << 0;
+    /// Extended page tables.
+    pub const EPT: u32 = 1 << 1;
+    /// Descriptor-table instructions exit.
+    pub const DESCRIPTOR_TABLE: u32 = 1 << 2;
+    /// RDTSCP exists.
+    pub const RDTSCP: u32 = 1 << 3;
+    /// x2APIC MSRs are virtualized.
+    pub const X2APIC_MODE: u32 = 1 << 4;
+    /// Cached translations are tagged with the VPID.
+    pub const VPID: u32 = 1 << 5;
+    /// WBINVD exits.
+    pub const WBINVD: u32 = 1 << 6;
+    /// The guest may run unpaged and in real mode.
+    pub const UNRESTRICTED_GUEST: u32 = 1 << 7;
+    /// APIC registers are virtualized.
+    pub const APIC_REGISTERS: u32 = 1 << 8;
+    /// Virtual interrupts are delivered by the processor.
+    pub const INTERRUPT_DELIVERY: u32 = 1 << 9;
+    /// Loops of PAUSE exit.
+    pub const PAUSE_LOOP: u32 = 1 << 10;
+    /// RDRAND exits.
+    pub const RDRAND: u32 = 1 << 11;
+    /// INVPCID exists.
+    pub const INVPCID: u32 = 1 << 12;
+    /// VMFUNC exists.
+    pub const VMFUNC: u32 = 1 << 13;
+    /// VMREAD and VMWRITE of the guest go to a shadow VMCS.
+    pub const SHADOW_VMCS: u32 = 1 << 14;
+    /// ENCLS exits.
+    pub const ENCLS: u32 = 1 << 15;
+    /// RDSEED exits.
+    pub const RDSEED: u32 = 1 << 16;
+    /// Page-modification logging.
+    pub const PML: u32 = 1 << 17;
+    /// EPT violations may become #VE.
+    pub const EPT_VIOLATION_VE: u32 = 1 << 18;
+    /// XSAVES and XRSTORS exist.
+    pub const XSAVES: u32 = 1 << 20;
+    /// EPT execute permission depends on the mode.
+    pub const MODE_BASED_EXECUTE: u32 = 1 << 22;
+    /// RDTSC and the like multiply first.
+    pub const TSC_SCALING: u32 = 1 << 25;
+    /// TPAUSE, UMONITOR and UMWAIT exist.
+    pub const USER_WAIT: u32 = 1 << 26;
+}
+
+/// Bits of the primary VM-exit controls.
+pub mod exit {
+    /// DR7 and IA32_DEBUGCTL are saved.
+    pub const SAVE_DEBUG: u32 = 1 << 2;
+    /// The host is in 64-bit mode.
+    pub const HOST_64: u32 = 1 << 9;
+    /// IA32_PERF_GLOBAL_CTRL is loaded.
+    pub const LOAD_PERF: u32 = 1 << 12;
+    /// The interrupt that causes the exit is acknowledged and its vector reported.
+    pub const ACKNOWLEDGE_INTERRUPT: u32 = 1 << 15;
+    /// IA32_PAT is saved.
+    pub const SAVE_PAT: u32 = 1 << 18;
+    /// IA32_PAT is loaded.
+    pub const LOAD_PAT: u32 = 1 << 19;
+    /// IA32_EFER is saved.
+    pub const SAVE_EFER: u32 = 1 << 20;
+    /// IA32_EFER is loaded.
+    pub const LOAD_EFER: u32 = 1 << 21;
+    /// The VMX-preemption timer is saved.
+    pub const SAVE_PREEMPTION_TIMER: u32 = 1 << 22;
+}
+
+/// Bits of the VM-entry controls.
+pub mod entry {
+    /// DR7 and IA32_DEBUGCTL are loaded.
+    pub const LOAD_DEBUG: u32 = 1 << 2;
+    /// The guest is in IA-32e mode.
+    pub const IA32E: u32 = 1 << 9;
+    /// Entry to system-management mode.
+    pub const SMM: u32 = 1 << 10;
+    /// Ends the dual-monitor treatment.
+    pub const DEACTIVATE_DUAL_MONITOR: u32 = 1 << 11;
+    /// IA32_PERF_GLOBAL_CTRL is loaded.
+    pub const LOAD_PERF: u32 = 1 << 13;
+    /// IA32_PAT is loaded.
+    pub const LOAD_PAT: u32 = 1 << 14;
+    /// IA32_EFER is loaded.
+    pub const LOAD_EFER: u32 = 1 << 15;
+}
+
+/// Bits of IA32_VMX_EPT_VPID_CAP.
+pub mod ept_vpid {
+    /// Execute-only translations are allowed.
+    pub const EXECUTE_ONLY: u64 = 1 << 0;
+    /// Page walks of four levels.
+    pub const WALK_4: u64 = 1 << 6;
+    /// Page walks of five levels.
+    pub const WALK_5: u64 = 1 << 7;
+    /// The paging structures may be write-back.
+    pub const WRITE_BACK: u64 = 1 << 14;
+    /// Leaves of 2 MiB.
+    pub const LEAF_2M: u64 = 1 << 16;
+    /// Leaves of 1 GiB.
+    pub const LEAF_1G: u64 = 1 << 17;
+    /// INVEPT exists.
+    pub const INVEPT: u64 = 1 << 20;
+    /// Accessed and dirty flags.
+    pub const ACCESSED_DIRTY: u64 = 1 << 21;
+    /// Advanced exit information of EPT violations.
+    pub const ADVANCED_INFO: u64 = 1 << 22;
+    /// Single-context INVEPT.
+    pub const INVEPT_SINGLE: u64 = 1 << 25;
+    /// All-context INVEPT.
+    pub const INVEPT_ALL: u64 = 1 << 26;
+    /// INVVPID exists.
+    pub const INVVPID: u64 = 1 << 32;
+    /// Individual-address INVVPID.
+    pub const INVVPID_ADDRESS: u64 = 1 << 40;
+    /// Single-context INVVPID.
+    pub const INVVPID_SINGLE: u64 = 1 << 41;
+    /// All-context INVVPID.
+    pub const INVVPID_ALL: u64 = 1 << 42;
+}
+
+/// Numbers of the capability MSRs.
+mod msr {
+    pub(super) const BASIC: u32 = 0x480;
+    pub(super) const PIN: u32 = 0x481;
+    pub(super) const PRIMARY: u32 = 0x482;
+    pub(super) const EXIT: u32 = 0x483;
+    pub(super) const ENTRY: u32 = 0x484;
+    pub(super) const MISC: u32 = 0x485;
+    pub(super) const CR0_FIXED0: u32 = 0x486;
+    pub(super) const CR0_FIXED1: u32 = 0x487;
+    pub(super) const CR4_FIXED0: u32 = 0x488;
+    pub(super) const CR4_FIXED1: u32 = 0x489;
+    pub(super) const SECONDARY: u32 = 0x48b;
+    pub(super) const EPT_VPID: u32 = 0x48c;
+    pub(super) const TRUE_PIN: u32 = 0x48d;
+    pub(super) const TRUE_PRIMARY: u32 = 0x48e;
+    pub(super) const TRUE_EXIT: u32 = 0x48f;
+    pub(super) const TRUE_ENTRY: u32 = 0x490;
+}
+
+/// The capability MSRs of a processor. A control MSR tells in its low half which bits must be set, and in its high half
+/// which may be. Where the "true" MSRs exist, the four words below are theirs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VmxCaps {
+    /// IA32_VMX_BASIC.
+    pub basic: u64,
+    /// Pin-based controls.
+    pub pin: u64,
+    /// Primary processor-based controls.
+    pub primary: u64,
+    /// Secondary processor-based controls; 0 where there are none.
+    pub secondary: u64,
+    /// VM-exit controls.
+    pub exit: u64,
+    /// VM-entry controls.
+    pub entry: u64,
+    /// IA32_VMX_MISC.
+    pub misc: u64,
+    /// Bits that must be set in CR0 in VMX operation.
+    pub cr0_fixed0: u64,
+    /// Bits that may be set in CR0 in VMX operation.
+    pub cr0_fixed1: u64,
+    /// Bits that must be set in CR4 in VMX operation.
+    pub cr4_fixed0: u64,
+    /// Bits that may be set in CR4 in VMX operation.
+    pub cr4_fixed1: u64,
+    /// IA32_VMX_EPT_VPID_CAP; 0 where there is none.
+    pub ept_vpid: u64,
+}
+
+impl VmxCaps {
+    /// Reads the capability MSRs with `read`, which is not asked for an MSR that the processor does not have.
+    ///
+    /// # Errors
+    /// What `read` returns.
+    pub fn read<E>(mut read: impl FnMut(u32) -> Result<u64, E>) -> Result<Self, E> {
+        let basic = read(msr::BASIC)?;
+        let has_true = basic & (1 << 55) != 0;
+        let mut word = |plain, exact| read(if has_true { exact } else { plain });
+        let pin = word(msr::PIN, msr::TRUE_PIN)?;
+        let primary = word(msr::PRIMARY, msr::TRUE_PRIMARY)?;
+        let exit = word(msr::EXIT, msr::TRUE_EXIT)?;
+        let entry = word(msr::ENTRY, msr::TRUE_ENTRY)?;
+        let secondary = if may_set(primary) & primary::SECONDARY != 0 {
+            read(msr::SECONDARY)?
+        } else {
+            0
+        };
+        let ept_or_vpid = secondary::EPT | secondary::VPID;
+        let ept_vpid = if may_set(secondary) & ept_or_vpid != 0 {
+            read(msr::EPT_VPID)?
+        } else {
+            0
+        };
+        Ok(Self {
+            basic,
+            pin,
+            primary,
+            secondary,
+            exit,
+            entry,
+            misc: read(msr::MISC)?,
+            cr0_fixed0: read(msr::CR0_FIXED0)?,
+            cr0_fixed1: read(msr::CR0_FIXED1)?,
+            cr4_fixed0: read(msr::CR4_FIXED0)?,
+            cr4_fixed1: read(msr::CR4_FIXED1)?,
+            ept_vpid,
+        })
+    }
+
+    /// The revision identifier that a VMCS must carry in its first word.
+    pub const fn revision(&self) -> u32 {
+        self.basic as u32 & 0x7fff_ffff
+    }
+
+    const fn vmcs_bytes(&self) -> u32 {
+        (self.basic >> 32) as u32 & 0x1fff
+    }
+
+    const fn memory_type(&self) -> u32 {
+        (self.basic >> 50) as u32 & 15
+    }
+}
+
+/// The bits of a control word that may be set.
+const fn may_set(caps: u64) -> u32 {
+    (caps >> 32) as u32
+}
+
+/// The bits of a control word that must be set.
+const fn must_set(caps: u64) -> u32 {
+    caps as u32
+}
+
+/// The control words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// Pin-based VM-execution controls.
+    Pin,
+    /// Primary processor-based VM-execution controls.
+    Primary,
+    /// Secondary processor-based VM-execution controls.
+    Secondary,
+    /// VM-exit controls.
+    Exit,
+    /// VM-entry controls.
+    Entry,
+}
+
+/// What we want of one control word.
+struct Wanted {
+    word: Word,
+    /// Set from the start; without them there is no guest.
+    required: u32,
+    /// Clear at first, set and cleared while a guest runs; they must be settable and clearable.
+    dynamic: u32,
+    /// Set from the start where the processor has them.
+    optional: u32,
+    /// Would break our assumptions; a processor that forces one of them is refused.
+    forbidden: u32,
+}
+
+const PIN: Wanted = Wanted {
+    word: Word::Pin,
+    required: pin::EXTERNAL_INTERRUPT | pin::NMI | pin::VIRTUAL_NMIS,
+    dynamic: 0,
+    optional: 0,
+    forbidden: pin::PREEMPTION_TIMER | pin::POSTED_INTERRUPTS,
+};
+
+const PRIMARY: Wanted = Wanted {
+    word: Word::Primary,
+    required: primary::TSC_OFFSETTING
+        | primary::HLT
+        | primary::MWAIT
+        | primary::RDPMC
+        | primary::CR8_LOAD
+        | primary::CR8_STORE
+        | primary::MOV_DR
+        | primary::UNCONDITIONAL_IO
+        | primary::MSR_BITMAPS
+        | primary::MONITOR
+        | primary::SECONDARY,
+    dynamic: primary::INTERRUPT_WINDOW | primary::NMI_WINDOW,
+    optional: 0,
+    // Guests own CR3 and their translations: EPT isolates them.
+    forbidden: primary::INVLPG
+        | primary::RDTSC
+        | primary::CR3_LOAD
+        | primary::CR3_STORE
+        | primary::TPR_SHADOW
+        | primary::IO_BITMAPS
+        | primary::MONITOR_TRAP
+        | primary::TERTIARY
+        | primary::PAUSE,
+};
+
+const SECONDARY: Wanted = Wanted {
+    word: Word::Secondary,
+    required: secondary::EPT | secondary::UNRESTRICTED_GUEST,
+    dynamic: 0,
+    optional: secondary::VPID
+        | secondary::WBINVD
+        | secondary::RDTSCP
+        | secondary::INVPCID
+        | secondary::XSAVES,
+    forbidden: secondary::APIC_ACCESSES
+        | secondary::X2APIC_MODE
+        | secondary::APIC_REGISTERS
+        | secondary::INTERRUPT_DELIVERY
+        | secondary::VMFUNC
+        | secondary::SHADOW_VMCS
+        | secondary::PML
+        | secondary::EPT_VIOLATION_VE
+        | secondary::MODE_BASED_EXECUTE
+        | secondary::TSC_SCALING,
+};
+
+const EXIT: Wanted = Wanted {
+    word: Word::Exit,
+    required: exit::SAVE_DEBUG
+        | exit::HOST_64
+        | exit::ACKNOWLEDGE_INTERRUPT
+        | exit::LOAD_PAT
+        | exit::LOAD_EFER,
+    dynamic: 0,
+    optional: 0,
+    // PAT and EFER change only by intercepted writes, so there is nothing to save.
+    forbidden: exit::SAVE_PAT | exit::SAVE_EFER | exit::SAVE_PREEMPTION_TIMER,
+};
+
+const ENTRY: Wanted = Wanted {
+    word: Word::Entry,
+    required: entry::LOAD_DEBUG | entry::LOAD_PAT | entry::LOAD_EFER,
+    dynamic: entry::IA32E,
+    optional: 0,
+    forbidden: entry::SMM | entry::DEACTIVATE_DUAL_MONITOR,
+};
+
+/// Controls that make sense only together: what an entry loads, the exit must put back.
+const PAIRS: &[(u32, u32)] = &[
+    (entry::LOAD_DEBUG, exit::SAVE_DEBUG),
+    (entry::LOAD_PERF, exit::LOAD_PERF),
+    (entry::LOAD_PAT, exit::LOAD_PAT),
+    (entry::LOAD_EFER, exit::LOAD_EFER),
+];
+
+/// Features that a module parameter can switch off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Extended page tables.
+    pub ept: bool,
+    /// Unrestricted guest.
+    pub unrestricted_guest: bool,
+    /// Accessed and dirty flags in EPT entries.
+    pub ept_ad: bool,
+    /// Virtual-processor identifiers.
+    pub vpid: bool,
+}
+
+impl Default for Options {
+    /// Everything that the processor has.
+    fn default() -> Self {
+        Self {
+            ept: true,
+            unrestricted_guest: true,
+            ept_ad: true,
+            vpid: true,
+        }
+    }
+}
+
+/// Why a processor cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A VMCS would not fit into a page; the size in bytes.
+    VmcsSize(u32),
+    /// VMCS memory would not be write-back; the memory type.
+    VmcsMemoryType(u32),
+    /// There are no extended page tables.
+    NoEpt,
+    /// Guests could not run unpaged.
+    NoUnrestrictedGuest,
+    /// EPT lacks something: its name.
+    EptLacks(&'static str),
+    /// Required bits of a control word cannot be set.
+    Missing(Word, u32),
+    /// Bits of a control word cannot be cleared although they must be.
+    Forced(Word, u32),
+    /// A module parameter switches off what we cannot do without: its name.
+    SwitchedOff(&'static str),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::VmcsSize(bytes) => write!(f, "a VMCS needs {bytes} bytes"),
+            Self::VmcsMemoryType(kind) => write!(f, "VMCS memory type {kind} is not write-back"),
+            Self::NoEpt => write!(f, "the processor has no extended page tables (EPT)"),
+            Self::NoUnrestrictedGuest => {
+                write!(f, "the processor has no unrestricted guest mode")
+            }
+            Self::EptLacks(what) => write!(f, "EPT has no {what}"),
+            Self::Missing(word, bits) => write!(f, "{word:?} controls {bits:#x} are missing"),
+            Self::Forced(word, bits) => {
+                write!(f, "{word:?} controls {bits:#x} cannot be switched off")
+            }
+            Self::SwitchedOff(name) => {
+                write!(f, "the parameter {name} switches off what is needed")
+            }
+        }
+    }
+}
+
+/// How INVVPID can flush what belongs to one VPID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VpidFlush {
+    /// There are no VPIDs: entries and exits flush.
+    None,
+    /// Single-context INVVPID.
+    Single,
+    /// Only all-context INVVPID.
+    All,
+}
+
+/// What was agreed with the processor. Two processors of a machine must agree on it to run the same guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Controls {
+    /// VMCS revision identifier.
+    pub revision: u32,
+    /// Pin-based controls that a VMCS starts with.
+    pub pin: u32,
+    /// Primary controls that a VMCS starts with.
+    pub primary: u32,
+    /// Secondary controls that a VMCS starts with.
+    pub secondary: u32,
+    /// VM-exit controls that a VMCS starts with.
+    pub exit: u32,
+    /// VM-entry controls that a VMCS starts with.
+    pub entry: u32,
+    /// How a VPID is flushed.
+    pub vpid: VpidFlush,
+    /// Single-context INVEPT exists; otherwise only the all-context form.
+    pub invept_single: bool,
+    /// EPT uses accessed and dirty flags.
+    pub ept_ad: bool,
+    /// EPT allows execute-only translations.
+    pub ept_execute_only: bool,
+    /// EPT leaves of 2 MiB.
+    pub ept_2m: bool,
+    /// EPT leaves of 1 GiB.
+    pub ept_1g: bool,
+    /// EPT can have five levels.
+    pub ept_5_levels: bool,
+    /// Bits that a guest's CR0 must have; PE and PG are free under unrestricted guest.
+    pub cr0_set: u64,
+    /// Bits that a guest's CR0 may have.
+    pub cr0_allowed: u64,
+    /// Bits that a guest's CR4 must have in the VMCS (VMXE; the guest does not see it).
+    pub cr4_set: u64,
+    /// Bits that a guest's CR4 may have.
+    pub cr4_allowed: u64,
+    /// The activity state HLT can be entered.
+    pub activity_hlt: bool,
+    /// An event may be injected with an instruction length of zero.
+    pub zero_length_injection: bool,
+}
+
+impl Controls {
+    /// The EPT pointer of tables with `levels` levels whose root is at `root`.
+    pub const fn eptp(&self, root: u64, levels: u8) -> u64 {
+        const WRITE_BACK: u64 = 6;
+        let walk = (levels.saturating_sub(1) as u64 & 7) << 3;
+        root & 0x000f_ffff_ffff_f000 | walk | WRITE_BACK | ((self.ept_ad as u64) << 6)
+    }
+}
+
+/// Decides the control words for a processor.
+///
+/// # Errors
+/// The first thing that is missing, the most telling one first.
+pub fn negotiate(caps: &VmxCaps, options: &Options) -> Result<Controls, Refusal> {
+    if caps.vmcs_bytes() > 4096 {
+        return Err(Refusal::VmcsSize(caps.vmcs_bytes()));
+    }
+    if caps.memory_type() != 6 {
+        return Err(Refusal::VmcsMemoryType(caps.memory_type()));
+    }
+    check_ept(caps, options)?;
+
+    let pin = settle(&PIN, caps.pin)?;
+    let primary = settle(&PRIMARY, caps.primary)?;
+    let mut secondary = settle(&SECONDARY, caps.secondary)?;
+    let mut exit = settle(&EXIT, caps.exit)?;
+    let mut entry = settle(&ENTRY, caps.entry)?;
+    for &(on_entry, on_exit) in PAIRS {
+        if entry & on_entry == 0 || exit & on_exit == 0 {
+            entry &= !on_entry | must_set(caps.entry);
+            exit &= !on_exit | must_set(caps.exit);
+        }
+    }
+    let vpid = vpid_flush(caps, options, secondary);
+    if vpid == VpidFlush::None {
+        secondary &= !secondary::VPID;
+    }
+
+    let has = |bit| caps.ept_vpid & bit != 0;
+    // Manual: "Restrictions on VMX Operation": unrestricted guest frees PE and PG.
+    const PE_PG: u64 = 1 | (1 << 31);
+    Ok(Controls {
+        revision: caps.revision(),
+        pin,
+        primary,
+        secondary,
+        exit,
+        entry,
+        vpid,
+        invept_single: has(ept_vpid::INVEPT_SINGLE),
+        ept_ad: options.ept_ad && has(ept_vpid::ACCESSED_DIRTY),
+        ept_execute_only: has(ept_vpid::EXECUTE_ONLY),
+        ept_2m: has(ept_vpid::LEAF_2M),
+        ept_1g: has(ept_vpid::LEAF_1G),
+        ept_5_levels: has(ept_vpid::WALK_5),
+        cr0_set: caps.cr0_fixed0 & !PE_PG,
+        cr0_allowed: caps.cr0_fixed1,
+        cr4_set: caps.cr4_fixed0,
+        cr4_allowed: caps.cr4_fixed1,
+        activity_hlt: caps.misc & (1 << 6) != 0,
+        zero_length_injection: caps.misc & (1 << 30) != 0,
+    })
+}
+
+/// One control word out of what the processor offers and what we want.
+fn settle(wanted: &Wanted, caps: u64) -> Result<u32, Refusal> {
+    let missing = (wanted.required | wanted.dynamic) & !may_set(caps);
+    if missing != 0 {
+        return Err(Refusal::Missing(wanted.word, missing));
+    }
+    let forced = (wanted.forbidden | wanted.dynamic) & must_set(caps);
+    if forced != 0 {
+        return Err(Refusal::Forced(wanted.word, forced));
+    }
+    Ok(wanted.required | wanted.optional & may_set(caps) | must_set(caps))
+}
+
+/// The parts of EPT that we cannot do without.
+fn check_ept(caps: &VmxCaps, options: &Options) -> Result<(), Refusal> {
+    if !options.ept {
+        return Err(Refusal::SwitchedOff("ept"));
+    }
+    if !options.unrestricted_guest {
+        return Err(Refusal::SwitchedOff("unrestricted_guest"));
+    }
+    if may_set(caps.secondary) & secondary::EPT == 0 {
+        return Err(Refusal::NoEpt);
+    }
+    if may_set(caps.secondary) & secondary::UNRESTRICTED_GUEST == 0 {
+        return Err(Refusal::NoUnrestrictedGuest);
+    }
+    for (bit, name) in [
+        (ept_vpid::WALK_4, "page walks of four levels"),
+        (ept_vpid::WRITE_BACK, "write-back paging structures"),
+        (ept_vpid::INVEPT, "INVEPT"),
+        (ept_vpid::INVEPT_ALL, "all-context INVEPT"),
+    ] {
+        if caps.ept_vpid & bit == 0 {
+            return Err(Refusal::EptLacks(name));
+        }
+    }
+    Ok(())
+}
+
+fn vpid_flush(caps: &VmxCaps, options: &Options, secondary: u32) -> VpidFlush {
+    let has = |bit| caps.ept_vpid & bit != 0;
+    if !options.vpid || secondary & secondary::VPID == 0 || !has(ept_vpid::INVVPID) {
+        VpidFlush::None
+    } else if has(ept_vpid::INVVPID_SINGLE) {
+        VpidFlush::Single
+    } else if has(ept_vpid::INVVPID_ALL) {
+        VpidFlush::All
+    } else {
+        VpidFlush::None
+    }
+}
+
+#[cfg(test)]
+#[path = "controls_tests.rs"]
+mod tests;
