@@ -50,7 +50,8 @@ part_base() {
 }
 
 part_ours() {
-    local ko=$LODGE_CACHE/module/$(kernel_version)/kvm.ko
+    local ko
+    ko=$LODGE_CACHE/module/$(kernel_version)/kvm.ko
     [ -f "$ko" ] || die "there is no $ko: 'make module' builds it"
     fresh "$PARTS/ours" "$ko" && return
     mkdir -p "$work/modules"
@@ -59,7 +60,8 @@ part_ours() {
 }
 
 part_intree() {
-    local stock=$LODGE_ROOT/lib/modules/$(kernel_version)/kernel file
+    local stock file
+    stock=$LODGE_ROOT/lib/modules/$(kernel_version)/kernel
     fresh "$PARTS/intree" "$stock/arch/x86/kvm/kvm.ko.xz" "$LODGE_CACHE/kernel/current" && return
     mkdir -p "$work/modules/intree"
     for file in "$stock"/arch/x86/kvm/kvm{,-amd,-intel}.ko.xz "$stock/virt/lib/irqbypass.ko.xz"; do

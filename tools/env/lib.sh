@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
 # Common ground of the set-up scripts: where things are, and how a step is announced, run once and retried.
 # Sourced by the other scripts in this folder; needs bash.
 
@@ -53,7 +54,7 @@ step() {
 # in_root COMMAND...: runs COMMAND in the Debian root, in a mount namespace of its own, with the checkout at
 # /lodge, the cache at /cache and the caller's cargo settings. Nothing stays mounted afterwards.
 in_root() {
-    LODGE_SRC=$LODGE_SRC LODGE_CACHE=$LODGE_CACHE LODGE_ROOT=$LODGE_ROOT \
+    env LODGE_SRC="$LODGE_SRC" LODGE_CACHE="$LODGE_CACHE" LODGE_ROOT="$LODGE_ROOT" \
         unshare --mount --propagation private "$LODGE_SRC/tools/env/chroot.sh" "$@"
 }
 

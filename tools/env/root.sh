@@ -21,6 +21,7 @@ make_root() {
     security=$(mirror '^(bookworm|trixie)-security$')
     [ -n "$main" ] || die "no Debian mirror found in this machine's apt sources"
     rm -rf "$LODGE_ROOT.new"
+    # shellcheck disable=SC2086 # words, here and below
     {
         for suite in trixie trixie-updates trixie-backports; do
             echo "deb [signed-by=$keyring] $main $suite main"
@@ -36,4 +37,5 @@ make_root() {
 }
 
 need_root
+# shellcheck disable=SC2086
 step root "2 minutes and 2.5 GB (plus the download)" "$(echo $PACKAGES | sha256sum)$(declare -f make_root | sha256sum)" make_root

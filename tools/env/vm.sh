@@ -49,7 +49,7 @@ mkdir -p "$run/tree/job"
 printf 'LODGE_MODULE=%s\nLODGE_INTERACTIVE=%s\n' "$module" "$interactive" >"$run/tree/job/env"
 printf '%s\n' "$command" >"$run/tree/job/run"
 for file in ${files[@]+"${files[@]}"}; do install -D "${file%%:*}" "$run/tree/${file#*:}"; done
-# shellcheck disable=SC2086 # the parts are words
+# shellcheck disable=SC2046,SC2086 # the parts are words
 set -- $(printf '%s\n' base $parts | awk '!seen[$0]++')
 "$(dirname "$0")/initramfs.sh" "$@"
 (cd "$LODGE_CACHE/vm" && cat "$@") >"$run/initrd"
@@ -61,7 +61,7 @@ run_qemu() {
     local args=(-accel tcg -machine q35 -cpu "$cpu" -smp "${smp:-2}" -m "${memory:-2048}"
         -nodefaults -no-user-config -vga none -display none -no-reboot
         -kernel "$(path_in_root "$kernel")" -initrd "$dir/initrd" -append "$cmdline")
-    if [ -n "$icount" ]; then args+=(-icount shift=0,sleep=off -smp 1); fi
+    if [ -n "$icount" ]; then args+=(-icount "shift=0,sleep=off" -smp 1); fi
     if [ -n "$interactive" ]; then
         in_root qemu-system-x86_64 "${args[@]}" -chardev stdio,mux=on,signal=off,id=tty -serial chardev:tty -mon tty
     else
@@ -102,13 +102,14 @@ RC
     grep -ah 'PANIC' "$run/bochs.log" | tail -n 1
 }
 
-if [ -n "$model" ]; then emulator=run_bochs; else emulator=run_qemu; fi
+run_emulator() { if [ -n "$model" ]; then run_bochs; else run_qemu; fi; }
+
 if [ -n "$interactive" ]; then
-    $emulator || true
+    run_emulator || true
     exit
 fi
 began=$(date +%s)
-$emulator 2>&1 | sed -u 's/\r*$//' | tee "$log" || true
+run_emulator 2>&1 | sed -u 's/\r*$//' | tee "$log" || true
 status=$(sed -n 's/^LODGE-EXIT: \([0-9]*\)$/\1/p' "$log" | tail -n 1)
 if [ -z "$status" ]; then
     status=98

@@ -1,0 +1,135 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Checks what no test sees. Each check is a function and one line of the result; what is wrong is printed before it.
+#   usage: lint.sh [CHECK...]
+. "$(dirname "$0")/../env/lib.sh"
+cd "$LODGE_SRC"
+
+CHECKS="format spdx leftovers unsafe shell clippy warnings zones panics frames sizes"
+# Denied where code is pure or safe: nothing there may panic or overflow, whatever a guest or a VMM does.
+STRICT="arithmetic_side_effects indexing_slicing unwrap_used expect_used panic"
+# What ends in a panic inside the kernel, as the symbols are called.
+PANICS='core::(panicking|option::(unwrap|expect)_failed|result::unwrap_failed|cell::panic_|slice::.*_fail|str::slice_error_fail)'
+KO=$LODGE_CACHE/module/$(kernel_version 2>/dev/null || true)/kvm.ko
+
+sources() { git ls-files -co --exclude-standard -- "$@" | while read -r f; do if [ -f "$f" ]; then echo "$f"; fi; done; }
+# list FILE: the first words of a list with comments.
+list() { sed -E 's/#.*//; s/[[:space:]].*//; /^$/d' "$1"; }
+
+check_format() {
+    in_root cargo fmt --all --check && in_root rustfmt --edition 2021 --check rust/main.rs
+}
+
+check_spdx() {
+    local file bad=0
+    while read -r file; do
+        if ! head -n 2 "$file" | grep -q 'SPDX-License-Identifier: GPL-2.0'; then echo "$file: no SPDX line" && bad=1; fi
+    done < <(sources '*.rs' '*.c' '*.h' '*.S' '*.sh' 'tools/env/vm/*' .ci/run Kbuild Makefile)
+    return $bad
+}
+
+check_leftovers() {
+    ! sources '*.rs' '*.c' '*.h' '*.S' '*.sh' Kbuild Makefile | grep -v '^tools/lint/' |
+        xargs grep -nE '\b(TO''DO|FIX''ME|XXX)\b|\b(todo|unimplemented|dbg)!\('
+}
+
+# `unsafe` may stand only in the files that are listed, and a listed file has to need it.
+check_unsafe() {
+    local file bad=0 found
+    found=$(sources '*.rs' | while read -r file; do
+        if sed -E 's@//.*@@' "$file" | grep -qE '\bunsafe\b'; then echo "$file"; fi
+    done)
+    while read -r file; do
+        echo "$file: unsafe code, but the file is not in unsafe-files.txt"
+        bad=1
+    done < <(comm -23 <(echo "$found" | sort) <(list unsafe-files.txt | sort))
+    while read -r file; do
+        echo "$file: in unsafe-files.txt, but it has no unsafe code"
+        bad=1
+    done < <(comm -13 <(echo "$found" | sort) <(list unsafe-files.txt | sort))
+    return $bad
+}
+
+check_shell() {
+    step shellcheck "20 seconds" 1 in_root sh -c \
+        'apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends shellcheck'
+    # Not asked for: what needs the sourced file, and the `$` meant for an inner shell.
+    # shellcheck disable=SC2046 # file names without blanks
+    in_root shellcheck -x -P tools/env -e SC1091,SC2016 $(sources '*.sh' .ci/run && grep -lE '^#!/bin/(ba)?sh' tools/env/vm/*)
+}
+
+check_clippy() {
+    local lint args=(-D warnings)
+    in_root cargo clippy --quiet --workspace --all-targets -- "${args[@]}" || return 1
+    # The pure modules, without their tests.
+    for lint in $STRICT; do args+=(-D "clippy::$lint"); done
+    in_root cargo clippy --quiet -p lodge-model --lib -- "${args[@]}"
+}
+
+# Every warning of rustc, gcc, objtool and modpost, from a build of the whole module.
+check_warnings() {
+    "$LODGE_SRC/tools/env/module.sh" --fresh || return 1
+    ! grep -A7 -E "$WARNING" "$LODGE_LOG/module-$(kernel_version).log"
+}
+
+# The same lints over the module as the kernel builds it; in the files that may be unsafe they are not asked for.
+check_zones() {
+    local lint flags=
+    for lint in $STRICT; do flags="$flags -Wclippy::$lint"; done
+    "$LODGE_SRC/tools/env/module.sh" --lint CLIPPY=1 KRUSTFLAGS="$flags" || return 1
+    awk -v listed="$(list unsafe-files.txt | tr '\n' ' ')" '
+        BEGIN { n = split(listed, l, " "); for (i = 1; i <= n; i++) may[l[i]] = 1 }
+        /^(warning|error)(:|\[)/ { head = $0 }
+        /^ *--> / && head != "" {
+            split($2, place, ":"); file = place[1]; sub(/^\/lodge\//, "", file)
+            if (!(file in may)) { print file ":" place[2] ": " head; bad = 1 }
+            head = ""
+        }
+        END { exit bad }' "$LODGE_LOG/module-$(kernel_version)-lint.log"
+}
+
+# What of core'\''s panics is linked in: nothing, or what panic-allow.txt gives a reason for.
+check_panics() {
+    local found
+    found=$(in_root nm -u "$(path_in_root "$KO")" | awk '{ print $2 }' | in_root c++filt -s rust | grep -E "$PANICS" | sort -u)
+    comm -3 <(echo "$found" | sed '/^$/d') <(list panic-allow.txt | sort -u) >"$LODGE_LOG/panics"
+    sed 's/^\t\(.*\)/\1: in panic-allow.txt, but not in kvm.ko: strike it out/; t; s/$/: a panic that panic-allow.txt does not explain/' "$LODGE_LOG/panics"
+    [ ! -s "$LODGE_LOG/panics" ]
+}
+
+# Stack frames of more than 1 KiB: the kernel's stack is 16 KiB, and we are called deep in it.
+check_frames() {
+    in_root objdump -d --no-show-raw-insn "$(path_in_root "$KO")" | in_root c++filt -s rust | awk '
+        /^[0-9a-f]+ <.*>:$/ { name = substr($0, index($0, "<")) }
+        match($0, /sub +\$0x[0-9a-f]+,%rsp/) {
+            size = substr($0, RSTART, RLENGTH); sub(/.*0x/, "", size); sub(/,.*/, "", size)
+            if (length(size) > 3 || (length(size) == 3 && size > "400")) { print name " has a frame of 0x" size " bytes"; bad = 1 }
+        }
+        END { exit bad }'
+}
+
+# Only told: a file grows past its soft cap for a reason, or is split.
+check_sizes() { sources '*.rs' '*.c' '*.S' '*.sh' | xargs wc -l | awk '$1 > 600 && $2 != "total" { print "note: " $2 " has " $1 " lines" }'; }
+
+need_root
+"$LODGE_SRC/tools/env/root.sh"
+"$LODGE_SRC/tools/env/kernel.sh"
+KO=$LODGE_CACHE/module/$(kernel_version)/kvm.ko
+[ -f "$KO" ] || "$LODGE_SRC/tools/env/module.sh"
+passed=0 failed=0
+# shellcheck disable=SC2086 # words
+if [ $# = 0 ]; then set -- $CHECKS; fi
+for check in "$@"; do
+    # A subshell of its own, so that an error in a check ends the check and not the run.
+    if ("check_$check") >"$LODGE_LOG/lint-$check.log" 2>&1; then
+        passed=$((passed + 1))
+        grep '^note: ' "$LODGE_LOG/lint-$check.log" || true
+        echo "ok lint: $check"
+    else
+        failed=$((failed + 1))
+        head -n 60 "$LODGE_LOG/lint-$check.log"
+        echo "not ok lint: $check (everything is in $LODGE_LOG/lint-$check.log)"
+    fi
+done
+echo "$passed passed, $failed failed, 0 skipped"
+[ "$failed" = 0 ]
