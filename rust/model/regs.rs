@@ -225,20 +225,20 @@ impl Attr {
     ) -> Self {
         Self(
             (kind & 15) as u16
-                | (s as u16) << 4
-                | ((dpl & 3) as u16) << 5
-                | (p as u16) << 7
-                | (avl as u16) << 12
-                | (l as u16) << 13
-                | (db as u16) << 14
-                | (g as u16) << 15,
+                | ((s as u16) << 4)
+                | (((dpl & 3) as u16) << 5)
+                | ((p as u16) << 7)
+                | ((avl as u16) << 12)
+                | ((l as u16) << 13)
+                | ((db as u16) << 14)
+                | ((g as u16) << 15),
         )
     }
 
     /// From a VMX access-rights field.
     pub const fn from_vmx(ar: u32) -> Self {
         let low = ar as u16 & Self::DESCRIPTOR;
-        Self(if ar & 1 << 16 != 0 {
+        Self(if ar & (1 << 16) != 0 {
             low | Self::UNUSABLE
         } else {
             low
@@ -247,13 +247,13 @@ impl Attr {
 
     /// As a VMX access-rights field.
     pub const fn to_vmx(self) -> u32 {
-        (self.0 & Self::DESCRIPTOR) as u32 | (self.unusable() as u32) << 16
+        (self.0 & Self::DESCRIPTOR) as u32 | ((self.unusable() as u32) << 16)
     }
 
     /// From the attribute field of a VMCB segment (a descriptor's bits with the limit's squeezed out).
     /// A segment that is not present counts as unusable.
     pub const fn from_svm(attrib: u16) -> Self {
-        let bits = attrib & 0xff | (attrib & 0xf00) << 4;
+        let bits = attrib & 0xff | ((attrib & 0xf00) << 4);
         Self(if attrib & 0x80 == 0 {
             bits | Self::UNUSABLE
         } else {
@@ -263,7 +263,7 @@ impl Attr {
 
     /// As the attribute field of a VMCB segment; an unusable segment becomes one that is not present.
     pub const fn to_svm(self) -> u16 {
-        let bits = self.0 & 0xff | self.0 >> 4 & 0xf00;
+        let bits = self.0 & 0xff | (self.0 >> 4) & 0xf00;
         if self.unusable() {
             bits & !0x80
         } else {
@@ -286,7 +286,7 @@ impl Attr {
     }
     /// Code or data, as opposed to a system segment.
     pub const fn s(self) -> bool {
-        self.0 & 1 << 4 != 0
+        self.0 & (1 << 4) != 0
     }
     /// Descriptor privilege level.
     pub const fn dpl(self) -> u8 {
@@ -294,23 +294,23 @@ impl Attr {
     }
     /// Present.
     pub const fn p(self) -> bool {
-        self.0 & 1 << 7 != 0
+        self.0 & (1 << 7) != 0
     }
     /// Available to software.
     pub const fn avl(self) -> bool {
-        self.0 & 1 << 12 != 0
+        self.0 & (1 << 12) != 0
     }
     /// 64-bit code.
     pub const fn l(self) -> bool {
-        self.0 & 1 << 13 != 0
+        self.0 & (1 << 13) != 0
     }
     /// Default size (code), stack pointer size (stack), upper bound (expand-down data).
     pub const fn db(self) -> bool {
-        self.0 & 1 << 14 != 0
+        self.0 & (1 << 14) != 0
     }
     /// Limit granularity.
     pub const fn g(self) -> bool {
-        self.0 & 1 << 15 != 0
+        self.0 & (1 << 15) != 0
     }
     /// A null selector was loaded, or the segment is otherwise not to be used.
     pub const fn unusable(self) -> bool {
