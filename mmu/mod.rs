@@ -40,6 +40,7 @@
 pub mod ept;
 pub mod npt;
 pub mod pte;
+pub mod slots;
 pub mod storage;
 pub mod tdp;
 mod types;

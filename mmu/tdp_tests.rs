@@ -12,30 +12,41 @@ use crate::mmu::ept::{Ept, EptConfig};
 use crate::mmu::npt::{Npt, NptConfig};
 use crate::mmu::Access;
 
-impl Cell64 for AtomicU64 {
+/// An entry. If `rival` is not 0, another CPU writes that value right before the next compare-and-exchange.
+#[derive(Default)]
+struct TestCell {
+    value: AtomicU64,
+    rival: AtomicU64,
+}
+
+impl Cell64 for TestCell {
     fn load(&self) -> u64 {
-        AtomicU64::load(self, SeqCst)
+        self.value.load(SeqCst)
     }
     fn store(&self, value: u64) {
-        AtomicU64::store(self, value, SeqCst);
+        self.value.store(value, SeqCst);
     }
     fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
-        AtomicU64::compare_exchange(self, old, new, SeqCst, SeqCst)
+        let rival = self.rival.swap(0, SeqCst);
+        if rival != 0 {
+            self.value.store(rival, SeqCst);
+        }
+        self.value.compare_exchange(old, new, SeqCst, SeqCst)
     }
     fn swap(&self, value: u64) -> u64 {
-        AtomicU64::swap(self, value, SeqCst)
+        self.value.swap(value, SeqCst)
     }
 }
 
 /// Memory for tables. The page of index `i` has the physical address `(i + 1) << 12`.
 struct Arena {
-    cells: Vec<AtomicU64>,
+    cells: Vec<TestCell>,
     used: AtomicUsize,
 }
 
 impl Arena {
     fn new(pages: usize) -> Self {
-        let cells = (0..pages * ENTRIES).map(|_| AtomicU64::new(0)).collect();
+        let cells = (0..pages * ENTRIES).map(|_| TestCell::default()).collect();
         Self {
             cells,
             used: AtomicUsize::new(0),
@@ -44,8 +55,8 @@ impl Arena {
 }
 
 impl Tables for Arena {
-    type Cell = AtomicU64;
-    fn cell(&self, table: TablePa, index: usize) -> Option<&AtomicU64> {
+    type Cell = TestCell;
+    fn cell(&self, table: TablePa, index: usize) -> Option<&TestCell> {
         let page = (table.get() >> 12).checked_sub(1)? as usize;
         assert!(
             page < self.used.load(SeqCst),
@@ -90,7 +101,7 @@ impl TablePool for Pool<'_> {
     }
     fn put_back(&mut self, table: TablePa) {
         for index in 0..ENTRIES {
-            assert_eq!(self.arena.cell(table, index).unwrap().load(SeqCst), 0);
+            assert_eq!(self.arena.cell(table, index).unwrap().load(), 0);
         }
         self.spare.push(table);
     }
@@ -365,7 +376,7 @@ impl<P: PteFormat> Rig<'_, P> {
         assert_eq!(graves.0.iter().collect::<BTreeSet<_>>().len(), expect);
         for &table in &graves.0 {
             for index in 0..ENTRIES {
-                assert_eq!(self.arena.cell(table, index).unwrap().load(SeqCst), FROZEN);
+                assert_eq!(self.arena.cell(table, index).unwrap().load(), FROZEN);
             }
         }
     }
@@ -452,10 +463,11 @@ fn parallel_faults_agree() {
     let gfns: Vec<u64> = (0..64)
         .map(|i| (i % 8) * (1 << 18) + (i / 8) * 513)
         .collect();
+    let start = std::sync::Barrier::new(THREADS);
     let results = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..THREADS)
             .map(|t| {
-                let (tdp, arena, gfns) = (&tdp, &arena, &gfns);
+                let (tdp, arena, gfns, start) = (&tdp, &arena, &gfns, &start);
                 scope.spawn(move || {
                     let mut pool = Pool::new(arena);
                     let mut counts = Counts::default();
@@ -463,6 +475,7 @@ fn parallel_faults_agree() {
                     for (i, &gfn) in gfns.iter().enumerate() {
                         let level = if i % 3 == 0 { Level::L2M } else { Level::L4K };
                         let perms = if (i + t) % 2 == 0 { RW } else { RO };
+                        start.wait();
                         loop {
                             match tdp.map(arena, &mut pool, &map_of(gfn, perms, level), &mut counts)
                             {
@@ -501,6 +514,42 @@ fn parallel_faults_agree() {
     }
 }
 
+/// Another CPU links a table, or maps the page, between the look at an entry and the change of it.
+#[test]
+fn a_lost_race_is_followed() {
+    let arena = Arena::new(16);
+    let mut pool = Pool::new(&arena);
+    let config = NptConfig::default();
+    let tdp = Tdp::<Npt>::new(config, Level::L512G, Level::L4K, &mut pool).unwrap();
+    let rival = pool.take().unwrap();
+    let linked = Npt::table(config, rival.get());
+    arena
+        .cell(tdp.root(), 0)
+        .unwrap()
+        .rival
+        .store(linked, SeqCst);
+    let mut counts = Counts::default();
+    let map = map_of(7, RW, Level::L4K);
+    assert_eq!(
+        tdp.map(&arena, &mut pool, &map, &mut counts),
+        Ok(Mapped::New(Level::L4K))
+    );
+    assert_eq!(counts.tables, 2);
+    assert_eq!(tdp.count(&arena).tables, 3);
+    assert_eq!(arena.used.load(SeqCst), 4 + pool.spare.len());
+    let leaf_table = TablePa::new(arena.used.load(SeqCst) as u64 * 4096);
+    let leaf = arena.cell(leaf_table, 7).unwrap().load();
+    arena
+        .cell(leaf_table, 8)
+        .unwrap()
+        .rival
+        .store(leaf + 0x1000, SeqCst);
+    let map = map_of(8, RW, Level::L4K);
+    let mapped = tdp.map(&arena, &mut pool, &map, &mut counts);
+    assert_eq!(mapped, Ok(Mapped::Spurious(Level::L4K)));
+    assert_eq!(counts.leaves, [1, 0, 0]);
+}
+
 /// The CPU sets bits while the engine ages and upgrades: neither side's change is lost.
 #[test]
 fn hardware_bits_survive_races() {
@@ -516,7 +565,7 @@ fn hardware_bits_survive_races() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..10_000 {
-                cell.fetch_or(ACCESSED, SeqCst);
+                cell.value.fetch_or(ACCESSED, SeqCst);
             }
         });
         for _ in 0..2_000 {
@@ -549,7 +598,7 @@ fn a_frozen_entry_makes_a_fault_wait() {
         &mut pool,
     )
     .unwrap();
-    arena.cell(tdp.root(), 0).unwrap().store(FROZEN, SeqCst);
+    arena.cell(tdp.root(), 0).unwrap().store(FROZEN);
     let mut counts = Counts::default();
     let map = map_of(3, RW, Level::L4K);
     assert_eq!(
@@ -631,7 +680,7 @@ fn zapping_goes_on_past_a_broken_entry() {
             .unwrap();
     }
     let leaf_table = TablePa::new(arena.used.load(SeqCst) as u64 * 4096);
-    arena.cell(leaf_table, 5).unwrap().store(0x1000, SeqCst);
+    arena.cell(leaf_table, 5).unwrap().store(0x1000);
     let settled = tdp
         .zap(&arena, Graves::default(), GfnRange::new(Gfn(0), 100))
         .pay(|_| ());

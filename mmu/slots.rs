@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Memslots: which guest pages are which user addresses, and what KVM_SET_USER_MEMORY_REGION may do to them.
+//!
+//! A set of slots is a slice sorted by `base_gfn`, whose slots do not overlap; the caller keeps it. Nothing here changes one:
+//! [`plan`] says what a request means, and the caller builds the new set.
+#![forbid(unsafe_code)]
+
+use super::{Gfn, GfnRange, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
+
+/// Slots that user space may have in an address space (KVM_CAP_NR_MEMSLOTS); larger ids are refused.
+pub const USER_SLOTS: u16 = 32764;
+/// The largest slot, in pages; dirty bitmaps are indexed by 31 bits.
+pub const MAX_SLOT_PAGES: u64 = (1 << 31) - 1;
+/// KVM_MEM_LOG_DIRTY_PAGES.
+pub const FLAG_LOG_DIRTY: u32 = 1 << 0;
+/// KVM_MEM_READONLY.
+pub const FLAG_READONLY: u32 = 1 << 1;
+
+/// A range of guest memory backed by user memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The id that user space gave.
+    pub id: u16,
+    /// The first guest page.
+    pub base_gfn: Gfn,
+    /// Its size in pages, at least 1.
+    pub npages: u64,
+    /// The user address of the first page, page aligned.
+    pub hva: Hva,
+    /// Guest writes are not memory writes but exits to user space.
+    pub readonly: bool,
+    /// Written pages are to be logged.
+    pub dirty_log: bool,
+}
+
+impl Slot {
+    /// Its guest pages.
+    pub const fn gfns(&self) -> GfnRange {
+        GfnRange::new(self.base_gfn, self.npages)
+    }
+
+    /// Whether `gfn` is in it.
+    pub const fn contains(&self, gfn: Gfn) -> bool {
+        gfn.0 >= self.base_gfn.0 && gfn.0.wrapping_sub(self.base_gfn.0) < self.npages
+    }
+
+    /// The user address of `gfn`; `None` if the slot does not hold it.
+    pub const fn hva_of(&self, gfn: Gfn) -> Option<Hva> {
+        if !self.contains(gfn) {
+            return None;
+        }
+        match gfn.0.wrapping_sub(self.base_gfn.0).checked_mul(PAGE_SIZE) {
+            Some(offset) => self.hva.checked_add(offset),
+            None => None,
+        }
+    }
+
+    /// The user address of the byte at `gpa`; `None` if the slot does not hold it.
+    pub const fn hva_of_byte(&self, gpa: Gpa) -> Option<Hva> {
+        match self.hva_of(gpa.gfn()) {
+            Some(hva) => hva.checked_add(gpa.offset()),
+            None => None,
+        }
+    }
+
+    /// The guest pages whose memory has a byte in the user addresses `start..end`; `None` if there are none.
+    pub fn gfns_of_hvas(&self, start: u64, end: u64) -> Option<GfnRange> {
+        let base = self.hva.0;
+        let last = base.checked_add(self.npages.checked_mul(PAGE_SIZE)?)?;
+        let (start, end) = (start.max(base), end.min(last));
+        if start >= end {
+            return None;
+        }
+        let first_page = start.wrapping_sub(base) >> PAGE_SHIFT;
+        let past_page = end
+            .wrapping_sub(base)
+            .checked_add(PAGE_SIZE.wrapping_sub(1))?
+            >> PAGE_SHIFT;
+        Some(GfnRange {
+            start: self.base_gfn.checked_add(first_page)?,
+            end: self.base_gfn.checked_add(past_page)?,
+        })
+    }
+}
+
+/// The slot that holds `gfn`. Logarithmic.
+pub fn find(slots: &[Slot], gfn: Gfn) -> Option<&Slot> {
+    let after = slots.partition_point(|slot| slot.base_gfn <= gfn);
+    slots
+        .get(after.checked_sub(1)?)
+        .filter(|slot| slot.contains(gfn))
+}
+
+/// The slots that have a page in `range`, in ascending order.
+pub fn overlapping(slots: &[Slot], range: GfnRange) -> impl Iterator<Item = &Slot> {
+    let first = slots.partition_point(|slot| slot.gfns().end <= range.start);
+    slots
+        .iter()
+        .skip(first)
+        .take_while(move |slot| slot.base_gfn < range.end)
+}
+
+/// The guest pages behind the user addresses `start..end`, one range for each slot that has any.
+pub fn gfns_of_hvas(slots: &[Slot], start: u64, end: u64) -> impl Iterator<Item = GfnRange> + '_ {
+    slots
+        .iter()
+        .filter_map(move |slot| slot.gfns_of_hvas(start, end))
+}
+
+/// What KVM_SET_USER_MEMORY_REGION(2) was given, unchecked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotRequest {
+    /// The slot id in bits 15:0, the address space in bits 31:16.
+    pub slot: u32,
+    /// KVM_MEM_ flags.
+    pub flags: u32,
+    /// guest_phys_addr, in bytes.
+    pub gpa: u64,
+    /// memory_size, in bytes; 0 deletes the slot.
+    pub size: u64,
+    /// userspace_addr.
+    pub hva: u64,
+}
+
+/// What a request is checked against.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The first address that is not a user address.
+    pub hva_end: u64,
+    /// The largest gfn that the second stage can map.
+    pub max_gfn: Gfn,
+    /// The KVM_MEM_ flags that are supported.
+    pub flags: u32,
+}
+
+/// What a request means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A slot that was not there.
+    Create(Slot),
+    /// The slot with this id goes.
+    Delete(Slot),
+    /// The same memory at other guest pages.
+    Move {
+        /// As it is.
+        old: Slot,
+        /// As it is to be.
+        new: Slot,
+    },
+    /// Other flags, else the same.
+    Flags {
+        /// As it is.
+        old: Slot,
+        /// As it is to be.
+        new: Slot,
+    },
+    /// The slot is like that already.
+    Nothing,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotError {
+    /// EINVAL.
+    Invalid,
+    /// EEXIST: another slot has some of these guest pages.
+    Overlap,
+}
+
+/// Checks a request against the slots there are, in the order of KVM's checks, and tells what it means.
+pub fn plan(slots: &[Slot], request: &SlotRequest, limits: &Limits) -> Result<Change, SlotError> {
+    let id = check_words(request, limits)?;
+    let old = slots.iter().find(|slot| slot.id == id).copied();
+    if request.size == 0 {
+        return old.map(Change::Delete).ok_or(SlotError::Invalid);
+    }
+    let new = Slot {
+        id,
+        base_gfn: Gpa(request.gpa).gfn(),
+        npages: request.size >> PAGE_SHIFT,
+        hva: Hva(request.hva),
+        readonly: request.flags & FLAG_READONLY != 0,
+        dirty_log: request.flags & FLAG_LOG_DIRTY != 0,
+    };
+    let change = match old {
+        None => Change::Create(new),
+        Some(old) => modification(old, new)?,
+    };
+    if let Change::Create(_) | Change::Move { .. } = change {
+        if overlapping(slots, new.gfns()).any(|slot| slot.id != id) {
+            return Err(SlotError::Overlap);
+        }
+        if Gfn(new.gfns().end.0.saturating_sub(1)) > limits.max_gfn {
+            return Err(SlotError::Invalid);
+        }
+    }
+    Ok(change)
+}
+
+/// The checks that need no look at the other slots. Gives the slot id.
+fn check_words(request: &SlotRequest, limits: &Limits) -> Result<u16, SlotError> {
+    let unaligned = |value: u64| value & PAGE_SIZE.wrapping_sub(1) != 0;
+    let hva_end = request.hva.checked_add(request.size);
+    // One address space, as there is no SMM.
+    let id = u16::try_from(request.slot)
+        .ok()
+        .filter(|&id| id < USER_SLOTS);
+    let bad = request.flags & !limits.flags != 0
+        || unaligned(request.size)
+        || unaligned(request.gpa)
+        || unaligned(request.hva)
+        || hva_end.is_none_or(|end| end > limits.hva_end)
+        || request.gpa.checked_add(request.size).is_none()
+        || request.size >> PAGE_SHIFT > MAX_SLOT_PAGES;
+    id.filter(|_| !bad).ok_or(SlotError::Invalid)
+}
+
+/// What turns `old` into `new`. A slot's size, memory and read-only flag never change.
+fn modification(old: Slot, new: Slot) -> Result<Change, SlotError> {
+    if old.hva != new.hva || old.npages != new.npages || old.readonly != new.readonly {
+        return Err(SlotError::Invalid);
+    }
+    Ok(if old.base_gfn != new.base_gfn {
+        Change::Move { old, new }
+    } else if old.dirty_log != new.dirty_log {
+        Change::Flags { old, new }
+    } else {
+        Change::Nothing
+    })
+}
+
+#[cfg(test)]
+#[path = "slots_tests.rs"]
+mod tests;
