@@ -21,7 +21,7 @@ help:
 	@echo '  make lint         format, clippy, unsafe code, panics, stack frames, compiler warnings'
 	@echo '  make clean        forget what was built from this checkout; the Debian root and the kernel stay'
 	@echo
-	@echo '  MODULE=intree with run or shell uses the kernel'\''s own KVM instead of ours.'
+	@echo '  MODULE=intree with run, shell or test uses the kernel'\''s own KVM instead of ours.'
 	@echo
 
 build:
