@@ -30,14 +30,18 @@ install_kernel() {
 }
 
 prepare_kernel() {
-    local ver=$1 series dir=$KERNELS/$1
+    local ver=$1 series source dir=$KERNELS/$1
     series=$(echo "$ver" | grep -oE '^7\.[0-9]+')
     rm -rf "$dir"
     mkdir -p "$dir/build"
+    # The source has to be that of the kernel: the metadata goes by its sizes and layouts.
+    source=$(in_root dpkg-query -W -f '${Version}' "linux-source-$series")
+    [ "${source%%-*}" = "${ver%%[-+]*}" ] || die "the source package is $source, which is not that of $ver"
     if [ ! -d "$KERNELS/linux-source-$series/$ver" ]; then
-        rm -rf "$KERNELS/linux-source-$series"
-        mkdir -p "$KERNELS/linux-source-$series/$ver"
-        in_root tar -xf "/usr/src/linux-source-$series.tar.xz" -C "/cache/kernel/linux-source-$series/$ver" --strip-components=1
+        rm -rf "$KERNELS/linux-source-$series/$ver.new"
+        mkdir -p "$KERNELS/linux-source-$series/$ver.new"
+        in_root tar -xf "/usr/src/linux-source-$series.tar.xz" -C "/cache/kernel/linux-source-$series/$ver.new" --strip-components=1
+        mv "$KERNELS/linux-source-$series/$ver.new" "$KERNELS/linux-source-$series/$ver"
     fi
     cp "$LODGE_ROOT/boot/vmlinuz-$ver" "$dir/vmlinuz"
     ln -sfn "../../root/lib/modules/$ver" "$dir/modules"
@@ -66,6 +70,7 @@ else
     touch "$LODGE_CACHE/stamp/kernel-choice"
     say "the newest kernel is $ver"
 fi
+case $ver in 7.*+deb13-*) ;; *) die "'$ver' is not one of Debian's 7.x kernels for trixie; for a self-built kernel use KDIR=" ;; esac
 step "kernel-$ver" "1 minute (plus the download)" "$key" install_kernel "$ver"
 step "metadata-$ver" "2 minutes" "$key" prepare_kernel "$ver"
 if [ $# = 0 ]; then ln -sfn "$ver" "$KERNELS/current"; fi
