@@ -8,4 +8,5 @@ need_root
 "$env/root.sh"
 "$env/kernel.sh"
 if [ "${MODULE:-ours}" = ours ]; then KVER='' KDIR='' "$env/module.sh"; fi
+KVER='' KDIR='' M=$LODGE_SRC/selftests/foreign "$env/module.sh"
 "$env/programs.sh"

@@ -4,7 +4,7 @@
 # archives one after the other, so a run carries only what it needs.   usage: initramfs.sh PART...
 #   base      busybox, init and its helpers          intree    the stock kernel's own KVM modules, unpacked
 #   ours      kvm.ko                                 guest     a stock kernel and an initrd to run as a guest
-#   programs  lodge and the selftests
+#   programs  lodge and the selftests                foreign   modules that hold the CPUs' virtualization, for a test
 . "$(dirname "$0")/lib.sh"
 
 PARTS=$LODGE_CACHE/vm
@@ -68,6 +68,15 @@ part_intree() {
         in_root xz -dc "/${file#"$LODGE_ROOT/"}" >"$work/modules/intree/$(basename "$file" .xz)"
     done
     pack "$work" "$PARTS/intree"
+}
+
+part_foreign() {
+    local built
+    built=$LODGE_CACHE/module/$(kernel_version)-foreign
+    fresh "$PARTS/foreign" "$built"/kvm-{amd,intel}.ko && return
+    mkdir -p "$work/modules/foreign"
+    cp "$built"/kvm-{amd,intel}.ko "$work/modules/foreign/"
+    pack "$work" "$PARTS/foreign"
 }
 
 part_programs() {

@@ -24,7 +24,7 @@ suite_host() {
 suite_vm() {
     local module=${MODULE:-ours} life="true"
     if [ "$module" = ours ]; then life="module-tests works '${T:-}'"; fi
-    "$env/vm.sh" --vendor "$1" --timeout "$3" --module none --parts "$module programs" --log "$LODGE_LOG/vm-test-$1.log" \
+    "$env/vm.sh" --vendor "$1" --timeout "$3" --module none --parts "$module programs foreign" --log "$LODGE_LOG/vm-test-$1.log" \
         "$life; life=\$?; load-kvm $module && selftests --slow $2 ${T:-} && exit \$life"
 }
 
