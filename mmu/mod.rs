@@ -38,11 +38,17 @@
 #![deny(unsafe_code)]
 
 pub mod ept;
+#[cfg(CONFIG_RUST)]
+pub(crate) mod fault;
 pub mod npt;
+#[cfg(CONFIG_RUST)]
+pub(crate) mod pages;
 pub mod pte;
 pub mod slots;
 pub mod storage;
 pub mod tdp;
 mod types;
+#[cfg(CONFIG_RUST)]
+pub(crate) mod vm_mmu;
 
 pub use types::*;

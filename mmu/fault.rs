@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The way from a second-stage fault to a mapping, and access to guest memory by the host.
+
+use kernel::prelude::*;
+use kernel::sync::atomic::{Acquire, Relaxed};
+
+use crate::sys::mm::{self, HostPage, HostPageError};
+
+use super::pages::{PageTables, TableCache};
+use super::pte::PteFormat;
+use super::slots::{self, Slot};
+use super::storage::Counts;
+use super::tdp::{Map, MapError, Tdp};
+use super::vm_mmu::{Core, Mmu, RemoteFlush};
+use super::{Access, Gfn, Gpa, Level, MemType, Perms, Pfn, PAGE_SHIFT};
+
+/// What became of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FaultOutcome {
+    /// The page is mapped for this access, by this fault or by another that was faster: enter the guest again.
+    Mapped,
+    /// The host is changing something: enter the guest again, and fault again.
+    Retry,
+    /// No slot: the access is MMIO.
+    NoSlot,
+    /// A write to a read-only slot: it is MMIO.
+    ReadonlyWrite,
+    /// User space has no memory there, or not for this access: EFAULT.
+    BadHva,
+    /// The page has an uncorrectable memory error: EHWPOISON.
+    HwPoison,
+    /// A signal is pending: EINTR.
+    Interrupted,
+    /// Our own bug: the VM must not run on.
+    Broken,
+}
+
+/// Guest memory that could not be accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GuestMemError {
+    /// The first byte that failed; all before it were done.
+    pub(crate) gpa: Gpa,
+    /// Why.
+    pub(crate) kind: GuestMemErrorKind,
+}
+
+/// Why guest memory could not be accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GuestMemErrorKind {
+    /// No slot is there: MMIO.
+    NoSlot,
+    /// The slot is read-only, and this was a write: MMIO.
+    Readonly,
+    /// User space has no memory there: EFAULT.
+    BadHva,
+}
+
+impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
+    /// Handles a second-stage fault of a vCPU, whose cache this is. ENOMEM for table pages.
+    ///
+    /// # Context
+    /// A task of the VM's process, interrupts on; sleeps.
+    pub(crate) fn fault(
+        &self,
+        cache: &mut TableCache,
+        gpa: Gpa,
+        access: Access,
+    ) -> Result<FaultOutcome> {
+        if !self.is_current_mm() {
+            return Ok(FaultOutcome::BadHva);
+        }
+        if self.is_broken() {
+            return Ok(FaultOutcome::Broken);
+        }
+        self.core.fault(cache, gpa.gfn(), access)
+    }
+
+    /// Whether `gpa` is memory: in a slot, and a writable one if `write`.
+    pub(crate) fn is_memory(&self, gpa: Gpa, write: bool) -> bool {
+        let slots = self.core.slots.read();
+        slots::find(slots.get(), gpa.gfn()).is_some_and(|slot| !(write && slot.readonly))
+    }
+
+    /// Reads guest memory, over page borders. What follows the byte that failed is not read.
+    ///
+    /// # Context
+    /// A task of the VM's process; sleeps.
+    pub(crate) fn read_guest(&self, gpa: Gpa, buf: &mut [u8]) -> Result<(), GuestMemError> {
+        let slots = self.core.slots.read();
+        let (mut at, mut rest) = (gpa, buf);
+        while !rest.is_empty() {
+            let fail = |kind| GuestMemError { gpa: at, kind };
+            let slot = slots::find(slots.get(), at.gfn()).ok_or(fail(GuestMemErrorKind::NoSlot))?;
+            let hva = slot
+                .hva_of_byte(at)
+                .ok_or(fail(GuestMemErrorKind::NoSlot))?;
+            let n = rest.len().min(at.left_in_page() as usize);
+            let (part, tail) = rest.split_at_mut(n);
+            let left = mm::read_user(part, hva.0);
+            if left != 0 {
+                return Err(failed_at(at, n, left));
+            }
+            rest = tail;
+            at = next(at, n);
+        }
+        Ok(())
+    }
+
+    /// Writes guest memory, over page borders. What precedes the byte that failed is written.
+    ///
+    /// # Context
+    /// A task of the VM's process; sleeps.
+    pub(crate) fn write_guest(&self, gpa: Gpa, buf: &[u8]) -> Result<(), GuestMemError> {
+        let slots = self.core.slots.read();
+        let (mut at, mut rest) = (gpa, buf);
+        while !rest.is_empty() {
+            let slot = writable_slot(slots.get(), at)?;
+            let hva = slot.hva_of_byte(at).ok_or(GuestMemError {
+                gpa: at,
+                kind: GuestMemErrorKind::NoSlot,
+            })?;
+            let n = rest.len().min(at.left_in_page() as usize);
+            let (part, tail) = rest.split_at(n);
+            let left = mm::write_user(hva.0, part);
+            if left != 0 {
+                return Err(failed_at(at, n, left));
+            }
+            rest = tail;
+            at = next(at, n);
+        }
+        Ok(())
+    }
+
+    /// Writes `new` to a naturally aligned guest word of `bytes` (1, 2, 4 or 8) if it is `old`, atomically for the guest's other CPUs; otherwise gives
+    /// what it is.
+    ///
+    /// # Context
+    /// A task of the VM's process; sleeps.
+    pub(crate) fn cmpxchg_guest(
+        &self,
+        gpa: Gpa,
+        bytes: u32,
+        old: u64,
+        new: u64,
+    ) -> Result<Result<(), u64>, GuestMemError> {
+        let slots = self.core.slots.read();
+        let bad = GuestMemError {
+            gpa,
+            kind: GuestMemErrorKind::BadHva,
+        };
+        let hva = writable_slot(slots.get(), gpa)?
+            .hva_of_byte(gpa)
+            .ok_or(bad)?;
+        if u64::from(bytes) > gpa.left_in_page() {
+            return Err(bad);
+        }
+        mm::cmpxchg_user(hva.0, bytes, old, new).map_err(|_| bad)
+    }
+}
+
+fn writable_slot(slots: &[Slot], gpa: Gpa) -> Result<&Slot, GuestMemError> {
+    let fail = |kind| GuestMemError { gpa, kind };
+    let slot = slots::find(slots, gpa.gfn()).ok_or(fail(GuestMemErrorKind::NoSlot))?;
+    if slot.readonly {
+        return Err(fail(GuestMemErrorKind::Readonly));
+    }
+    Ok(slot)
+}
+
+/// The address `n` bytes on. A slot ends below 2^64, so an access cannot wrap within slots; the next look-up fails instead.
+fn next(at: Gpa, n: usize) -> Gpa {
+    Gpa(at.0.saturating_add(n as u64))
+}
+
+/// The error for a copy of `n` bytes at `at` of which the last `left` failed.
+fn failed_at(at: Gpa, n: usize, left: usize) -> GuestMemError {
+    GuestMemError {
+        gpa: next(at, n.saturating_sub(left)),
+        kind: GuestMemErrorKind::BadHva,
+    }
+}
+
+impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
+    fn fault(&self, cache: &mut TableCache, gfn: Gfn, access: Access) -> Result<FaultOutcome> {
+        // Held until the entry is in place: a slot that goes waits for it.
+        let slots = self.slots.read();
+        let Some(slot) = slots::find(slots.get(), gfn) else {
+            return Ok(FaultOutcome::NoSlot);
+        };
+        if access.write && slot.readonly {
+            return Ok(FaultOutcome::ReadonlyWrite);
+        }
+        let Some(hva) = slot.hva_of(gfn) else {
+            return Ok(FaultOutcome::Broken);
+        };
+        let sequence = self.sequence.load(Acquire);
+        let page = match HostPage::get(hva.0, access.write, !slot.readonly) {
+            Ok(page) => page,
+            Err(HostPageError::Fault) => return Ok(FaultOutcome::BadHva),
+            Err(HostPageError::HwPoison) => return Ok(FaultOutcome::HwPoison),
+            Err(HostPageError::Interrupted) => return Ok(FaultOutcome::Interrupted),
+            Err(HostPageError::Again) => return Ok(FaultOutcome::Retry),
+        };
+        let level = slot_level(slot, gfn, mm::host_level(hva.0));
+        cache.fill()?;
+        let map = Map {
+            gfn,
+            pfn: Pfn(page.pfn()),
+            level,
+            perms: Perms {
+                write: page.writable() && !slot.readonly,
+                exec: true,
+            },
+            mem: if page.is_ram() {
+                MemType::WriteBack
+            } else {
+                MemType::Uncached
+            },
+        };
+        Ok(self.install(cache, slot, &map, sequence, page))
+    }
+
+    /// Makes the entry visible, unless the host changed its mapping since `sequence` was read.
+    fn install(
+        &self,
+        cache: &mut TableCache,
+        slot: &Slot,
+        map: &Map,
+        sequence: u64,
+        page: HostPage,
+    ) -> FaultOutcome {
+        let guard = self.lock.read();
+        // The host address of the whole leaf, not only of the page: an invalidation of any part of it counts.
+        let start = slot
+            .hva_of(map.gfn.align_down(map.level))
+            .map_or(0, |hva| hva.0);
+        let end = start.saturating_add(map.level.bytes());
+        if guard.is_invalidating(start, end) || self.sequence.load(Relaxed) != sequence {
+            return FaultOutcome::Retry;
+        }
+        let mut counts = Counts::default();
+        let result = Tdp::map(&guard.tdp, &PageTables, cache, map, &mut counts);
+        self.count(&counts);
+        // Still under the lock: the page must be known dirty before the notifier can take it from the guest.
+        if result.is_ok() && map.perms.write {
+            page.put_dirty();
+        } else {
+            drop(page);
+        }
+        drop(guard);
+        match result {
+            Ok(_) => FaultOutcome::Mapped,
+            Err(MapError::Retry | MapError::NoTable) => FaultOutcome::Retry,
+            Err(MapError::Blocked(level)) => {
+                self.zap_locked(&mut self.lock.write(), level.span(map.gfn));
+                FaultOutcome::Retry
+            }
+            Err(MapError::OutOfRange) => FaultOutcome::Broken,
+            Err(MapError::Bug(bug)) => {
+                self.note(Some(bug));
+                FaultOutcome::Broken
+            }
+        }
+    }
+}
+
+/// The largest leaf for `gfn` that follows a host mapping of level `host` (1 to 3), lies in the slot, and has the slot's guest and user addresses aligned alike.
+fn slot_level(slot: &Slot, gfn: Gfn, host: u8) -> Level {
+    let skew = slot.base_gfn.0 ^ (slot.hva.0 >> PAGE_SHIFT);
+    let mut level = Level::from_number(host).unwrap_or(Level::L4K);
+    while let Some(below) = level.below() {
+        if skew & level.page_mask() == 0 && slot.gfns().covers(level.span(gfn)) {
+            break;
+        }
+        level = below;
+    }
+    level
+}

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A VM's second-stage MMU: the tables, the slots, and how both follow the host's address space.
+//!
+//! The locking is at the head of `mmu/mod.rs`.
+
+use kernel::prelude::*;
+use kernel::sync::atomic::{Atomic, Relaxed, Release};
+use kernel::sync::{new_mutex, Arc, Mutex};
+
+use crate::sys::mm::{self, AgeHow, MmEvents, MmWatch, RwSpinLock, WriteGuard};
+use crate::sys::srcu_cell::SrcuCell;
+
+use super::pages::{Graves, PageTables, RootPage};
+use super::pte::PteFormat;
+use super::slots::{self, Change, Limits, Slot, SlotError, SlotRequest};
+use super::storage::{Bug, Counts};
+use super::tdp::Tdp;
+use super::{Gfn, GfnRange, Level};
+
+/// Makes other CPUs forget stale translations. Implemented by the VM.
+pub(crate) trait RemoteFlush: Send + Sync + 'static {
+    /// Makes sure that no vCPU uses a second-stage translation of this VM that was cached before the call: each flushes before it
+    /// enters the guest again, and none is in the guest without having flushed when this returns.
+    ///
+    /// # Context
+    /// `mmu_lock` is held: must not sleep, allocate, or call the MMU. Interrupts are on.
+    fn flush_remote_tlbs(&self);
+}
+
+/// What a VM's MMU is to be like.
+#[derive(Clone, Copy)]
+pub(crate) struct MmuConfig<C> {
+    /// The format's own configuration.
+    pub(crate) format: C,
+    /// The level of the root table's entries: `L512G` (four levels) or `L256T` (five).
+    pub(crate) root_level: Level,
+    /// The largest leaf that hardware and mitigations allow.
+    pub(crate) max_leaf: Level,
+    /// Physical address bits of the guest (MAXPHYADDR): slots end below them.
+    pub(crate) phys_bits: u8,
+    /// KVM_MEM_ flags that user space may set.
+    pub(crate) slot_flags: u32,
+}
+
+/// The slots as published; sorted by gfn.
+pub(super) struct SlotSet {
+    slots: KVVec<Slot>,
+}
+
+impl SlotSet {
+    /// The slots, sorted by gfn.
+    pub(super) fn get(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// The guest pages behind the user addresses `start..end`, in these slots and in `others`.
+    fn gfns_of_hvas<'a>(
+        &'a self,
+        others: &'a [Slot],
+        start: u64,
+        end: u64,
+    ) -> impl Iterator<Item = GfnRange> + 'a {
+        let others = slots::gfns_of_hvas(others, start, end);
+        // By its path: pinned initialisers have a method of this name for every type.
+        Iterator::chain(slots::gfns_of_hvas(&self.slots, start, end), others)
+    }
+
+    /// A set without `gone` and with `new`.
+    fn with(&self, gone: Option<Slot>, new: Option<Slot>) -> Result<KBox<Self>> {
+        let mut slots =
+            KVVec::with_capacity(self.slots.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
+        let mut new = new;
+        for slot in self.slots.iter().filter(|slot| Some(**slot) != gone) {
+            if let Some(first) = new.take_if(|new| new.base_gfn < slot.base_gfn) {
+                slots.push(first, GFP_KERNEL_ACCOUNT)?;
+            }
+            slots.push(*slot, GFP_KERNEL_ACCOUNT)?;
+        }
+        if let Some(last) = new {
+            slots.push(last, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(KBox::new(Self { slots }, GFP_KERNEL_ACCOUNT)?)
+    }
+}
+
+/// What `mmu_lock` guards.
+pub(super) struct Guarded<P: PteFormat> {
+    pub(super) tdp: Tdp<P>,
+    /// Invalidations that have begun and not ended.
+    invalidations: u64,
+    /// User addresses that hold all of theirs.
+    invalid_start: u64,
+    invalid_end: u64,
+    /// A slot that is no longer published but whose pages may still be mapped.
+    retiring: Option<Slot>,
+}
+
+impl<P: PteFormat> Guarded<P> {
+    /// Whether an invalidation in progress may concern the user addresses `start..end`.
+    pub(super) fn is_invalidating(&self, start: u64, end: u64) -> bool {
+        self.invalidations != 0 && start < self.invalid_end && self.invalid_start < end
+    }
+
+    fn begin_invalidation(&mut self, start: u64, end: u64) {
+        if self.invalidations == 0 {
+            (self.invalid_start, self.invalid_end) = (start, end);
+        } else {
+            self.invalid_start = self.invalid_start.min(start);
+            self.invalid_end = self.invalid_end.max(end);
+        }
+        self.invalidations = self.invalidations.wrapping_add(1);
+    }
+}
+
+/// The part of the MMU that the notifier reaches.
+#[pin_data]
+pub(super) struct Core<P: PteFormat, F: RemoteFlush> {
+    #[pin]
+    pub(super) lock: RwSpinLock<Guarded<P>>,
+    #[pin]
+    pub(super) slots: SrcuCell<SlotSet>,
+    /// Held while the slots are being changed.
+    #[pin]
+    changing: Mutex<()>,
+    /// Moves when an invalidation ends. Written under the write side.
+    pub(super) sequence: Atomic<u64>,
+    leaves: [Atomic<i64>; 3],
+    tables: Atomic<i64>,
+    /// A change of the tables was refused: the VM must not run on.
+    pub(super) broken: Atomic<bool>,
+    flush: Arc<F>,
+    limits: Limits,
+    // Last: the tables that end in it are zapped by `Mmu`'s drop.
+    root: RootPage,
+}
+
+impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
+    fn new(flush: Arc<F>, config: &MmuConfig<P::Config>) -> Result<Arc<Self>> {
+        let root = RootPage::new()?;
+        let tdp = Tdp::<P>::new(
+            config.format,
+            config.root_level,
+            config.max_leaf,
+            &mut &root,
+        )
+        .ok_or(EINVAL)?;
+        let reach = 1u64.checked_shl(u32::from(config.phys_bits).saturating_sub(super::PAGE_SHIFT));
+        let end = reach.map_or(tdp.end(), |end| tdp.end().min(Gfn(end)));
+        let limits = Limits {
+            hva_end: mm::user_end(),
+            max_gfn: Gfn(end.0.saturating_sub(1)),
+            flags: config.slot_flags & !slots::FLAG_LOG_DIRTY,
+        };
+        let guarded = Guarded {
+            tdp,
+            invalidations: 0,
+            invalid_start: 0,
+            invalid_end: 0,
+            retiring: None,
+        };
+        let empty = KBox::new(
+            SlotSet {
+                slots: KVVec::new(),
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        Arc::pin_init(
+            try_pin_init!(Self {
+                lock <- RwSpinLock::new(guarded),
+                slots <- SrcuCell::new(empty),
+                changing <- new_mutex!((), "lodge_slots"),
+                sequence: Atomic::new(0),
+                leaves: [const { Atomic::new(0) }; 3],
+                tables: Atomic::new(0),
+                broken: Atomic::new(false),
+                flush,
+                limits,
+                root,
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Adds a change of the counts.
+    pub(super) fn count(&self, change: &Counts) {
+        for (total, n) in self.leaves.iter().zip(change.leaves) {
+            if n != 0 {
+                total.add(n, Relaxed);
+            }
+        }
+        if change.tables != 0 {
+            self.tables.add(change.tables, Relaxed);
+        }
+    }
+
+    /// Notes a refused change: the VM is dead from now on.
+    pub(super) fn note(&self, bug: Option<Bug>) {
+        let Some(bug) = bug else { return };
+        if !self.broken.load(Relaxed) {
+            self.broken.store(true, Relaxed);
+            pr_err!(
+                "second-stage entry {:#x} at level {} must not become {:#x}\n",
+                bug.old,
+                bug.level,
+                bug.new
+            );
+        }
+    }
+
+    /// Zaps pages under the write side, with the flush.
+    pub(super) fn zap_locked(&self, guard: &mut WriteGuard<'_, Guarded<P>>, range: GfnRange) {
+        let owed = guard.tdp.zap(&PageTables, Graves::default(), range);
+        let settled = owed.pay(|_| self.flush.flush_remote_tlbs());
+        self.count(&settled.counts);
+        self.note(settled.bug);
+        settled.graves.free();
+    }
+
+    /// Zaps pages, taking the write side for a part at a time.
+    fn zap(&self, range: GfnRange, may_block: bool) {
+        for part in parts(range) {
+            self.zap_locked(&mut self.lock.write(), part);
+            if may_block {
+                mm::cond_resched();
+            }
+        }
+    }
+
+    /// Zaps everything, slot by slot so that the write side is let go in between.
+    fn zap_all(&self) {
+        for slot in self.slots.read().get() {
+            self.zap(slot.gfns(), true);
+        }
+        self.zap_locked(&mut self.lock.write(), GfnRange::ALL);
+    }
+
+    fn set_slot(&self, request: &SlotRequest) -> Result {
+        let _changing = self.changing.lock();
+        let (gone, set) = {
+            let slots = self.slots.read();
+            let (gone, new) = match slots::plan(slots.get(), request, &self.limits) {
+                Ok(Change::Nothing) => return Ok(()),
+                Ok(Change::Create(new)) => (None, Some(new)),
+                Ok(Change::Delete(old)) => (Some(old), None),
+                Ok(Change::Move { old, new }) => (Some(old), Some(new)),
+                // The only flag that may change is dirty logging, which the limits do not allow.
+                Ok(Change::Flags { .. }) | Err(SlotError::Invalid) => return Err(EINVAL),
+                Err(SlotError::Overlap) => return Err(EEXIST),
+            };
+            (gone, slots.with(gone, new)?)
+        };
+        // The notifier must find the slot until its pages are zapped: they may be freed by the host at any time.
+        self.lock.write().retiring = gone;
+        self.slots.replace(set);
+        if let Some(gone) = gone {
+            // No fault maps through the old set any more.
+            self.zap(gone.gfns(), true);
+            self.lock.write().retiring = None;
+        }
+        Ok(())
+    }
+}
+
+/// Cuts a range at multiples of 1 GiB.
+fn parts(range: GfnRange) -> impl Iterator<Item = GfnRange> {
+    let mut next = range.start;
+    core::iter::from_fn(move || {
+        let start = next;
+        next = Level::L1G.span(start).end.min(range.end);
+        (start < next).then_some(GfnRange { start, end: next })
+    })
+}
+
+impl<P: PteFormat, F: RemoteFlush> MmEvents for Core<P, F> {
+    fn invalidate_start(&self, start: u64, end: u64, may_block: bool) {
+        let mut guard = self.lock.write();
+        // From here on no fault maps anything in the range, whatever slots it sees. So it is enough to look at the slots once, now.
+        guard.begin_invalidation(start, end);
+        let slots = self.slots.read();
+        let retiring = guard.retiring;
+        for range in slots.gfns_of_hvas(retiring.as_slice(), start, end) {
+            for part in parts(range) {
+                self.zap_locked(&mut guard, part);
+                if part.end < range.end {
+                    drop(guard);
+                    if may_block {
+                        mm::cond_resched();
+                    }
+                    guard = self.lock.write();
+                }
+            }
+        }
+    }
+
+    fn invalidate_end(&self, _start: u64, _end: u64) {
+        let mut guard = self.lock.write();
+        self.sequence
+            .store(self.sequence.load(Relaxed).wrapping_add(1), Release);
+        guard.invalidations = guard.invalidations.saturating_sub(1);
+    }
+
+    fn age(&self, start: u64, end: u64, how: AgeHow) -> bool {
+        let guard = self.lock.read();
+        let slots = self.slots.read();
+        let retiring = guard.retiring;
+        let mut young = false;
+        for range in slots.gfns_of_hvas(retiring.as_slice(), start, end) {
+            if how == AgeHow::Test {
+                young |= guard.tdp.test_age(&PageTables, range);
+                continue;
+            }
+            let aged = guard.tdp.age(&PageTables, range);
+            young |= aged.young;
+            self.count(&aged.counts);
+            self.note(aged.bug);
+            aged.flush.pay(|_| self.flush.flush_remote_tlbs());
+        }
+        if young && how == AgeHow::ClearFlush {
+            self.flush.flush_remote_tlbs();
+        }
+        young
+    }
+
+    fn release(&self) {
+        self.zap_all();
+    }
+}
+
+/// A VM's second-stage MMU. Bound to the address space of the task that made it.
+pub(crate) struct Mmu<P: PteFormat, F: RemoteFlush> {
+    // First: events end before the core goes.
+    pub(super) watch: MmWatch<Core<P, F>>,
+    pub(super) core: Arc<Core<P, F>>,
+    root: u64,
+    root_level: Level,
+}
+
+impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
+    /// Makes an MMU without slots for the current address space. EINVAL for levels that do not exist; ENOMEM; EINTR.
+    ///
+    /// # Context
+    /// A task of the VM's process; sleeps.
+    pub(crate) fn new(flush: Arc<F>, config: MmuConfig<P::Config>) -> Result<Self> {
+        let core = Core::<P, F>::new(flush, &config)?;
+        let root = core.lock.read().tdp.root().get();
+        let watch = MmWatch::new(core.clone())?;
+        Ok(Self {
+            watch,
+            core,
+            root,
+            root_level: config.root_level,
+        })
+    }
+
+    /// The physical address of the root table; for as long as the MMU lives.
+    pub(crate) fn root(&self) -> u64 {
+        self.root
+    }
+
+    /// The level of the root table's entries.
+    pub(crate) fn root_level(&self) -> Level {
+        self.root_level
+    }
+
+    /// Whether the current task runs in the VM's address space.
+    pub(crate) fn is_current_mm(&self) -> bool {
+        self.watch.is_current()
+    }
+
+    /// KVM_SET_USER_MEMORY_REGION(2) without guest_memfd: EINVAL or EEXIST for a request that is refused, and nothing has changed
+    /// then; ENOMEM.
+    ///
+    /// # Context
+    /// A task; sleeps for an SRCU grace period.
+    pub(crate) fn set_slot(&self, request: &SlotRequest) -> Result {
+        self.core.set_slot(request)
+    }
+
+    /// How many leaves and tables there are; exact when nothing maps or unmaps meanwhile.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts {
+            tables: self.core.tables.load(Relaxed),
+            ..Counts::default()
+        };
+        for (n, total) in counts.leaves.iter_mut().zip(&self.core.leaves) {
+            *n = total.load(Relaxed);
+        }
+        counts
+    }
+
+    /// Whether the tables are known to be inconsistent: the VM must not run.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.core.broken.load(Relaxed)
+    }
+}
+
+impl<P: PteFormat, F: RemoteFlush> Drop for Mmu<P, F> {
+    fn drop(&mut self) {
+        self.core.zap_all();
+        // The callbacks that free the tables are code of this module, which may be unloaded next.
+        Graves::wait();
+    }
+}

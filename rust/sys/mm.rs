@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Host memory for the second-stage MMU: its lock, user pages, the MMU notifier and user memory access.
+//!
+//! Unsafe because: it calls `mm.c`, where each function's context is stated.
+
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
+
+use kernel::bindings;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::types::{NotThreadSafe, Opaque};
+
+/// `struct lodge_host_page`.
+#[repr(C)]
+struct RawHostPage {
+    pfn: u64,
+    page: *mut c_void,
+    writable: bool,
+    ram: bool,
+}
+
+/// `struct lodge_mm_events`.
+#[repr(C)]
+struct RawEvents {
+    invalidate_start: unsafe extern "C" fn(*const c_void, u64, u64, bool),
+    invalidate_end: unsafe extern "C" fn(*const c_void, u64, u64),
+    age: unsafe extern "C" fn(*const c_void, u64, u64, u32) -> bool,
+    release: unsafe extern "C" fn(*const c_void),
+}
+
+unsafe extern "C" {
+    fn lodge_rwlock_init(lock: *mut bindings::rwlock_t);
+    fn lodge_read_lock(lock: *mut bindings::rwlock_t);
+    fn lodge_read_unlock(lock: *mut bindings::rwlock_t);
+    fn lodge_write_lock(lock: *mut bindings::rwlock_t);
+    fn lodge_write_unlock(lock: *mut bindings::rwlock_t);
+    fn lodge_host_page_get(
+        hva: u64,
+        write: bool,
+        may_write: bool,
+        out: *mut RawHostPage,
+    ) -> kernel::ffi::c_int;
+    fn lodge_host_page_put(page: *mut c_void, dirty: bool);
+    safe fn lodge_host_level(hva: u64) -> u8;
+    fn lodge_mm_watch(
+        out: *mut *mut c_void,
+        events: *const RawEvents,
+        context: *const c_void,
+    ) -> kernel::ffi::c_int;
+    fn lodge_mm_unwatch(mm: *mut c_void);
+    fn lodge_mm_is_current(mm: *const c_void) -> bool;
+    safe fn lodge_cond_resched();
+    safe fn lodge_user_end() -> u64;
+    fn lodge_read_user(to: *mut u8, hva: u64, bytes: u64) -> u64;
+    fn lodge_write_user(hva: u64, from: *const u8, bytes: u64) -> u64;
+    fn lodge_cmpxchg_user(hva: u64, bytes: u32, old: *mut u64, new: u64) -> kernel::ffi::c_int;
+}
+
+/// A reader-writer spinlock around `T`.
+///
+/// # Context
+/// Taken by tasks only; the holder must not sleep.
+#[pin_data]
+pub(crate) struct RwSpinLock<T> {
+    #[pin]
+    raw: Opaque<bindings::rwlock_t>,
+    data: UnsafeCell<T>,
+}
+
+// SAFETY: the lock moves with its data, of which it gives one thread at a time `&mut`.
+unsafe impl<T: Send> Send for RwSpinLock<T> {}
+// SAFETY: as above; several threads may have `&T` at once.
+unsafe impl<T: Send + Sync> Sync for RwSpinLock<T> {}
+
+impl<T> RwSpinLock<T> {
+    /// An unlocked lock.
+    pub(crate) fn new(data: T) -> impl PinInit<Self> {
+        pin_init!(Self {
+            raw <- Opaque::ffi_init(|slot| {
+                // SAFETY: `slot` is valid, pinned memory for a lock.
+                unsafe { lodge_rwlock_init(slot) }
+            }),
+            data: UnsafeCell::new(data),
+        })
+    }
+
+    /// Takes the read side.
+    pub(crate) fn read(&self) -> ReadGuard<'_, T> {
+        // SAFETY: initialised by `new`.
+        unsafe { lodge_read_lock(self.raw.get()) };
+        ReadGuard {
+            lock: self,
+            _not_send: NotThreadSafe,
+        }
+    }
+
+    /// Takes the write side.
+    pub(crate) fn write(&self) -> WriteGuard<'_, T> {
+        // SAFETY: initialised by `new`.
+        unsafe { lodge_write_lock(self.raw.get()) };
+        WriteGuard {
+            lock: self,
+            _not_send: NotThreadSafe,
+        }
+    }
+}
+
+/// The read side held.
+pub(crate) struct ReadGuard<'a, T> {
+    lock: &'a RwSpinLock<T>,
+    _not_send: NotThreadSafe,
+}
+
+impl<T> Deref for ReadGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: the read side is held, so nobody has a `&mut`.
+        unsafe { &*self.lock.data.get() }
+    }
+}
+
+impl<T> Drop for ReadGuard<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: this task holds the read side.
+        unsafe { lodge_read_unlock(self.lock.raw.get()) };
+    }
+}
+
+/// The write side held.
+pub(crate) struct WriteGuard<'a, T> {
+    lock: &'a RwSpinLock<T>,
+    _not_send: NotThreadSafe,
+}
+
+impl<T> Deref for WriteGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: the write side is held.
+        unsafe { &*self.lock.data.get() }
+    }
+}
+
+impl<T> DerefMut for WriteGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the write side is held, and `self` is borrowed exclusively.
+        unsafe { &mut *self.lock.data.get() }
+    }
+}
+
+impl<T> Drop for WriteGuard<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: this task holds the write side.
+        unsafe { lodge_write_unlock(self.lock.raw.get()) };
+    }
+}
+
+/// The host page behind a user address, with a reference on it if it has a `struct page`.
+///
+/// # Invariants
+/// `raw.page` is null or a page on which this value owns a reference.
+pub(crate) struct HostPage {
+    raw: RawHostPage,
+}
+
+/// Why there is no host page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HostPageError {
+    /// Nothing is mapped there, or not for this access.
+    Fault,
+    /// The page has an uncorrectable memory error.
+    HwPoison,
+    /// A signal is pending.
+    Interrupted,
+    /// The mapping changed meanwhile: start over.
+    Again,
+}
+
+impl HostPage {
+    /// Finds the page at `hva` of the current mm, for writing or reading, faulting it in. With `may_write`, a page found for reading
+    /// is writable too where that costs nothing. Task context, may sleep.
+    pub(crate) fn get(hva: u64, write: bool, may_write: bool) -> Result<Self, HostPageError> {
+        let mut raw = RawHostPage {
+            pfn: 0,
+            page: core::ptr::null_mut(),
+            writable: false,
+            ram: false,
+        };
+        // SAFETY: `raw` is valid for writing.
+        match -unsafe { lodge_host_page_get(hva, write, may_write, &mut raw) } as u32 {
+            // INVARIANT: on success, the function left the reference it took in `raw.page`.
+            0 => Ok(Self { raw }),
+            bindings::EHWPOISON => Err(HostPageError::HwPoison),
+            bindings::EINTR => Err(HostPageError::Interrupted),
+            bindings::EAGAIN => Err(HostPageError::Again),
+            _ => Err(HostPageError::Fault),
+        }
+    }
+
+    /// Its page frame number.
+    pub(crate) fn pfn(&self) -> u64 {
+        self.raw.pfn
+    }
+
+    /// Whether the host may write to it.
+    pub(crate) fn writable(&self) -> bool {
+        self.raw.writable
+    }
+
+    /// Whether it is ordinary memory, as opposed to a device's.
+    pub(crate) fn is_ram(&self) -> bool {
+        self.raw.ram
+    }
+
+    /// Drops the reference of a page that the guest can write to from now on. Before `mmu_lock` is let go; any context.
+    pub(crate) fn put_dirty(mut self) {
+        let page = core::mem::replace(&mut self.raw.page, core::ptr::null_mut());
+        // SAFETY: by the invariant; `drop` finds null now.
+        unsafe { lodge_host_page_put(page, true) };
+    }
+}
+
+impl Drop for HostPage {
+    fn drop(&mut self) {
+        // SAFETY: by the invariant; null is allowed.
+        unsafe { lodge_host_page_put(self.raw.page, false) };
+    }
+}
+
+/// The level, 1 to 3 for 4 KiB to 1 GiB, at which the current mm maps `hva` at this moment.
+pub(crate) fn host_level(hva: u64) -> u8 {
+    lodge_host_level(hva)
+}
+
+/// How a range is asked for its age.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AgeHow {
+    /// Only asked.
+    Test,
+    /// And marked unused.
+    Clear,
+    /// And marked unused in the TLBs too.
+    ClearFlush,
+}
+
+/// What happens to the host's page tables of an mm, in user addresses, half open.
+///
+/// # Context
+/// Any task, several at once, with locks of the memory manager held: memory must not be allocated.
+pub(crate) trait MmEvents: Send + Sync + 'static {
+    /// The range's mappings are about to go; paired with `invalidate_end`. Nothing sleeps unless `may_block`.
+    fn invalidate_start(&self, start: u64, end: u64, may_block: bool);
+    /// They are gone.
+    fn invalidate_end(&self, start: u64, end: u64);
+    /// Whether the range was used.
+    fn age(&self, start: u64, end: u64, how: AgeHow) -> bool;
+    /// The address space goes, or the watch ends.
+    fn release(&self);
+}
+
+/// The watch over the current mm. Events go to the target until it is dropped.
+///
+/// # Invariants
+/// `raw` is a live `struct lodge_mm` whose context is the memory of `_target`.
+pub(crate) struct MmWatch<T: MmEvents> {
+    raw: NonNull<c_void>,
+    _target: Arc<T>,
+}
+
+// SAFETY: the C functions may be called from any task, and so may the target's.
+unsafe impl<T: MmEvents> Send for MmWatch<T> {}
+// SAFETY: as above.
+unsafe impl<T: MmEvents> Sync for MmWatch<T> {}
+
+impl<T: MmEvents> MmWatch<T> {
+    const EVENTS: RawEvents = RawEvents {
+        invalidate_start: Self::invalidate_start,
+        invalidate_end: Self::invalidate_end,
+        age: Self::age,
+        release: Self::release,
+    };
+
+    /// Watches the current mm. Task context, may sleep.
+    pub(crate) fn new(target: Arc<T>) -> Result<Self> {
+        let mut raw = core::ptr::null_mut();
+        let context = (&raw const *target).cast();
+        // SAFETY: the table is static; `context` lives as long as `target`, which this value keeps until `drop`.
+        let status = unsafe { lodge_mm_watch(&mut raw, &Self::EVENTS, context) };
+        kernel::error::to_result(status)?;
+        // INVARIANT: the watch was made just now, with the target's memory as its context.
+        Ok(Self {
+            raw: NonNull::new(raw).ok_or(ENOMEM)?,
+            _target: target,
+        })
+    }
+
+    /// Whether the current task runs in the mm that is watched.
+    pub(crate) fn is_current(&self) -> bool {
+        // SAFETY: by the invariant.
+        unsafe { lodge_mm_is_current(self.raw.as_ptr()) }
+    }
+
+    /// # Safety
+    /// `context` is the memory of a live `T`.
+    unsafe extern "C" fn invalidate_start(
+        context: *const c_void,
+        start: u64,
+        end: u64,
+        block: bool,
+    ) {
+        // SAFETY: by the contract.
+        unsafe { &*context.cast::<T>() }.invalidate_start(start, end, block);
+    }
+
+    /// # Safety
+    /// `context` is the memory of a live `T`.
+    unsafe extern "C" fn invalidate_end(context: *const c_void, start: u64, end: u64) {
+        // SAFETY: by the contract.
+        unsafe { &*context.cast::<T>() }.invalidate_end(start, end);
+    }
+
+    /// # Safety
+    /// `context` is the memory of a live `T`.
+    unsafe extern "C" fn age(context: *const c_void, start: u64, end: u64, how: u32) -> bool {
+        let how = match how {
+            0 => AgeHow::Test,
+            1 => AgeHow::Clear,
+            _ => AgeHow::ClearFlush,
+        };
+        // SAFETY: by the contract.
+        unsafe { &*context.cast::<T>() }.age(start, end, how)
+    }
+
+    /// # Safety
+    /// `context` is the memory of a live `T`.
+    unsafe extern "C" fn release(context: *const c_void) {
+        // SAFETY: by the contract.
+        unsafe { &*context.cast::<T>() }.release();
+    }
+}
+
+impl<T: MmEvents> Drop for MmWatch<T> {
+    fn drop(&mut self) {
+        // SAFETY: by the invariant; events have ended when it returns, then the target may go.
+        unsafe { lodge_mm_unwatch(self.raw.as_ptr()) };
+    }
+}
+
+/// Lets another task run if one should. A task that may sleep, without a spinlock.
+pub(crate) fn cond_resched() {
+    lodge_cond_resched();
+}
+
+/// The first address that is not a user address.
+pub(crate) fn user_end() -> u64 {
+    lodge_user_end()
+}
+
+/// Fills `to` from user memory. Gives the number of bytes at its end that could not be read; those are zeroed.
+/// Task context, may sleep.
+pub(crate) fn read_user(to: &mut [u8], hva: u64) -> usize {
+    // SAFETY: `to` is valid for writing; the function checks the user address.
+    unsafe { lodge_read_user(to.as_mut_ptr(), hva, to.len() as u64) as usize }
+}
+
+/// Writes `from` to user memory. Gives the number of bytes at its end that could not be written. Task context, may sleep.
+pub(crate) fn write_user(hva: u64, from: &[u8]) -> usize {
+    // SAFETY: `from` is valid for reading; the function checks the user address.
+    unsafe { lodge_write_user(hva, from.as_ptr(), from.len() as u64) as usize }
+}
+
+/// Writes `new` to the user word of `bytes` (1, 2, 4 or 8, naturally aligned) at `hva` if it is `old`; otherwise gives what it is. EFAULT if it cannot be
+/// written. Task context, may sleep.
+pub(crate) fn cmpxchg_user(hva: u64, bytes: u32, old: u64, new: u64) -> Result<Result<(), u64>> {
+    let mut found = old;
+    // SAFETY: `found` is valid for writing; the function checks the user address and the size.
+    match unsafe { lodge_cmpxchg_user(hva, bytes, &mut found, new) } {
+        0 => Ok(Ok(())),
+        1 => Ok(Err(found)),
+        _ => Err(EFAULT),
+    }
+}
