@@ -12,13 +12,18 @@ VM=$LODGE_SRC/tools/env/vm
 BIN=$LODGE_CACHE/target/$RUST_TARGET/release
 mkdir -p "$PARTS"
 
-# fresh OUTPUT INPUT...: whether OUTPUT is newer than every INPUT and than this script.
+# fresh OUTPUT INPUT...: whether OUTPUT was made from these and is newer than each of them and than this script.
 fresh() {
-    local output=$1 input
+    local output=$1 input made_from=$1.from
     shift
-    for input in "$0" "$@"; do
-        if [ ! "$output" -nt "$input" ]; then return 1; fi
-    done
+    if [ -f "$output" ] && [ "$*" = "$(cat "$made_from" 2>/dev/null)" ]; then
+        for input in "$0" "$@"; do
+            if [ ! "$output" -nt "$input" ]; then break; fi
+        done
+        if [ "$output" -nt "$input" ]; then return 0; fi
+    fi
+    echo "$*" >"$made_from"
+    return 1
 }
 
 # busybox_tree DIR: busybox under all its names, and the folders that an init mounts on.
@@ -62,7 +67,7 @@ part_ours() {
 part_intree() {
     local stock file
     stock=$LODGE_ROOT/lib/modules/$(kernel_version)/kernel
-    fresh "$PARTS/intree" "$stock/arch/x86/kvm/kvm.ko.xz" "$LODGE_CACHE/kernel/current" && return
+    fresh "$PARTS/intree" "$stock/arch/x86/kvm/kvm.ko.xz" && return
     mkdir -p "$work/modules/intree"
     for file in "$stock"/arch/x86/kvm/kvm{,-amd,-intel}.ko.xz "$stock/virt/lib/irqbypass.ko.xz"; do
         in_root xz -dc "/${file#"$LODGE_ROOT/"}" >"$work/modules/intree/$(basename "$file" .xz)"
@@ -91,8 +96,9 @@ part_programs() {
 }
 
 part_guest() {
-    local kernel=$LODGE_CACHE/kernel/current/vmlinuz
-    fresh "$PARTS/guest" "$kernel" "$VM/guest-init" "$LODGE_ROOT/bin/busybox" "$LODGE_CACHE/kernel/current" && return
+    local kernel
+    kernel=$LODGE_CACHE/kernel/$(kernel_version)/vmlinuz
+    fresh "$PARTS/guest" "$kernel" "$VM/guest-init" "$LODGE_ROOT/bin/busybox" && return
     busybox_tree "$work"
     cp "$VM/guest-init" "$work/init"
     pack "$work" "$PARTS/guest-initrd"

@@ -57,16 +57,20 @@ in_root sh -c 'cd "$1/tree" && find . -mindepth 1 | cpio --quiet -o -H newc -R 0
 
 cmdline="console=ttyS0 panic=-1 oops=panic quiet loglevel=3 $append"
 
+# What the CPU model has and TCG does not: known, and not a problem.
+NOISE="TCG doesn't support requested feature"
+
 run_qemu() {
     local args=(-accel tcg -machine q35 -cpu "$cpu" -smp "${smp:-2}" -m "${memory:-2048}"
         -nodefaults -no-user-config -vga none -display none -no-reboot
         -kernel "$(path_in_root "$kernel")" -initrd "$dir/initrd" -append "$cmdline")
     if [ -n "$icount" ]; then args+=(-icount "shift=0,sleep=off" -smp 1); fi
     if [ -n "$interactive" ]; then
-        in_root qemu-system-x86_64 "${args[@]}" -chardev stdio,mux=on,signal=off,id=tty -serial chardev:tty -mon tty
+        in_root qemu-system-x86_64 "${args[@]}" -chardev stdio,mux=on,signal=off,id=tty -serial chardev:tty -mon tty \
+            2> >(grep -v "$NOISE" >&2)
     else
         in_root timeout -k 5 "${limit:-300}" qemu-system-x86_64 "${args[@]}" -serial stdio </dev/null \
-            2> >(grep -v "TCG doesn't support requested feature" >&2)
+            2> >(grep -v "$NOISE" >&2)
     fi
 }
 
