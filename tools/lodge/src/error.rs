@@ -20,7 +20,10 @@ pub trait Context<T> {
 
 impl<T> Context<T> for Result<T, errno::Error> {
     fn ioctl(self, name: &'static str) -> Result<T, IoctlError> {
-        self.map_err(|e| IoctlError { ioctl: name, errno: e.errno() })
+        self.map_err(|e| IoctlError {
+            ioctl: name,
+            errno: e.errno(),
+        })
     }
 }
 
@@ -86,14 +89,22 @@ mod tests {
     fn an_error_names_ioctl_errno_and_remedy() {
         let failed: Result<(), _> = Err(errno::Error::new(libc::EBUSY));
         let text = failed.ioctl("KVM_CREATE_VM").map_err(|e| e.to_string());
-        let Err(text) = text else { unreachable!("it failed") };
+        let Err(text) = text else {
+            unreachable!("it failed")
+        };
         assert!(text.starts_with("KVM_CREATE_VM failed: "), "{text}");
-        assert!(text.contains("EBUSY") && text.contains("another hypervisor"), "{text}");
+        assert!(
+            text.contains("EBUSY") && text.contains("another hypervisor"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_missing_device_says_how_to_get_it() {
-        let error = IoctlError { ioctl: "open", errno: libc::ENOENT };
+        let error = IoctlError {
+            ioctl: "open",
+            errno: libc::ENOENT,
+        };
         assert!(error.to_string().contains("insmod kvm.ko"));
     }
 }

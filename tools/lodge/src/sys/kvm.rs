@@ -6,7 +6,7 @@
 
 use kvm_bindings::{kvm_interrupt, kvm_run, kvm_userspace_memory_region, KVMIO};
 use kvm_ioctls::{VcpuFd, VmFd};
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
+use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::errno;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
@@ -17,7 +17,9 @@ ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 
 /// Queues the external interrupt `vector` (without an interrupt controller in the kernel).
 pub fn interrupt(vcpu: &VcpuFd, vector: u8) -> Result<(), IoctlError> {
-    let irq = kvm_interrupt { irq: u32::from(vector) };
+    let irq = kvm_interrupt {
+        irq: u32::from(vector),
+    };
     // SAFETY: KVM_INTERRUPT reads one `kvm_interrupt`, which lives until the call returns.
     let ret = unsafe { ioctl_with_ref(vcpu, KVM_INTERRUPT(), &irq) };
     if ret == 0 {
@@ -88,7 +90,12 @@ impl RunPage {
     /// Whether a maskable interrupt can be queued now, and the guest's interrupt flag, as of the last exit.
     pub fn interruptible(self) -> (bool, bool) {
         // SAFETY: as above.
-        unsafe { ((*self.0).ready_for_interrupt_injection != 0, (*self.0).if_flag != 0) }
+        unsafe {
+            (
+                (*self.0).ready_for_interrupt_injection != 0,
+                (*self.0).if_flag != 0,
+            )
+        }
     }
 
     /// Asks for an exit as soon as an interrupt can be queued.

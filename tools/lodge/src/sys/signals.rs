@@ -119,8 +119,14 @@ impl Kicks {
     /// Sleeps until a kick or for `ns` nanoseconds.
     pub fn sleep(&self, ns: Option<u64>) {
         let timeout = ns.map(super::timer::timespec);
-        let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        let mut fd = libc::pollfd { fd: self.wake.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let timeout = timeout
+            .as_ref()
+            .map_or(std::ptr::null(), std::ptr::from_ref);
+        let mut fd = libc::pollfd {
+            fd: self.wake.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
         // SAFETY: one pollfd and a timespec, both alive during the call. A signal ends it early, as it should.
         unsafe { libc::ppoll(&mut fd, 1, timeout, std::ptr::null()) };
         let _ = self.wake.read();

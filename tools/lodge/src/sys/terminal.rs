@@ -47,8 +47,16 @@ pub enum Input {
 }
 
 /// Waits for standard input (if `listen`) for at most `timeout_ms`, and reads what there is.
-pub fn wait_input(listen: bool, timeout_ms: Option<u64>, buffer: &mut [u8]) -> Result<Input, Error> {
-    let mut fd = libc::pollfd { fd: libc::STDIN_FILENO, events: libc::POLLIN, revents: 0 };
+pub fn wait_input(
+    listen: bool,
+    timeout_ms: Option<u64>,
+    buffer: &mut [u8],
+) -> Result<Input, Error> {
+    let mut fd = libc::pollfd {
+        fd: libc::STDIN_FILENO,
+        events: libc::POLLIN,
+        revents: 0,
+    };
     let timeout = timeout_ms.map_or(-1, |ms| ms.min(i32::MAX as u64) as i32);
     // SAFETY: `fd` is one pollfd, or none is looked at.
     let ready = unsafe { libc::poll(&mut fd, u64::from(listen), timeout) };

@@ -14,7 +14,10 @@ const NS_PER_SEC: u64 = 1_000_000_000;
 
 /// A `timespec` of so many nanoseconds.
 pub fn timespec(ns: u64) -> libc::timespec {
-    libc::timespec { tv_sec: (ns / NS_PER_SEC) as i64, tv_nsec: (ns % NS_PER_SEC) as i64 }
+    libc::timespec {
+        tv_sec: (ns / NS_PER_SEC) as i64,
+        tv_nsec: (ns % NS_PER_SEC) as i64,
+    }
 }
 
 /// Nanoseconds of the monotonic clock.
@@ -22,7 +25,9 @@ pub fn now_ns() -> u64 {
     let mut now = timespec(0);
     // SAFETY: fills one timespec; the monotonic clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    (now.tv_sec as u64).saturating_mul(NS_PER_SEC).saturating_add(now.tv_nsec as u64)
+    (now.tv_sec as u64)
+        .saturating_mul(NS_PER_SEC)
+        .saturating_add(now.tv_nsec as u64)
 }
 
 /// A timer whose signal goes to the thread that made it.
@@ -56,7 +61,10 @@ impl KickTimer {
         self.armed = deadline;
         // Zero disarms, so the earliest time is one nanosecond.
         let at = deadline.map_or(0, |ns| ns.max(1));
-        let spec = libc::itimerspec { it_interval: timespec(0), it_value: timespec(at) };
+        let spec = libc::itimerspec {
+            it_interval: timespec(0),
+            it_value: timespec(at),
+        };
         // SAFETY: the timer exists until drop; reads one itimerspec.
         unsafe { libc::timer_settime(self.id, libc::TIMER_ABSTIME, &spec, std::ptr::null_mut()) };
     }
