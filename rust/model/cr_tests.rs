@@ -228,7 +228,7 @@ fn xcr0_combinations() {
     for v in ok {
         assert_eq!(check_xcr(0, v, &l), Ok(v), "{v:#x}");
     }
-    let bad = [0, 2, 5, 6, 0x27, 0xe3, 0x67, 0x1f, 1 << 63 | 1, 0x6_0007];
+    let bad = [0, 2, 5, 6, 0x27, 0xe3, 0x67, 0x1f, (1 << 63) | 1, 0x6_0007];
     for v in bad {
         assert!(check_xcr(0, v, &l).is_err(), "{v:#x}");
     }

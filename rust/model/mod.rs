@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Pure models and policies: what the architecture says, with no kernel below it.
 
+pub mod cpuid;
+pub mod cpuid_host;
 pub mod cr;
 pub mod emu;
+pub mod event;
+pub mod features;
+pub mod guest;
 pub mod pic;
 pub mod pit;
 pub mod regs;

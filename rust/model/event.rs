@@ -1,0 +1,625 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Exceptions, NMIs and interrupts on their way into a guest: one queue per virtual CPU.
+//!
+//! An event is *pending* until the CPU is asked to deliver it, and *injected* from then until an entry has delivered it. A
+//! guest exit in the middle of a delivery (the vectoring information of VMX, EXITINTINFO of SVM) puts the event back as
+//! injected, and it goes first at the next entry. The life of it, per entry:
+//!
+//! 1. handlers call [`EventQueue::raise`], [`EventQueue::add_nmis`], [`EventQueue::queue_interrupt`];
+//! 2. [`EventQueue::plan`] says what to write into the VMCS or VMCB and which windows to ask for;
+//! 3. the guest is entered; if that fails before the guest ran, clear the injection field and start again at 2;
+//! 4. after the exit, *first of all*, [`EventQueue::complete`] with what the CPU was delivering when it exited.
+#![forbid(unsafe_code)]
+
+use super::cr::dr6;
+
+/// Exception vectors.
+pub mod vector {
+    /// Divide error.
+    pub const DE: u8 = 0;
+    /// Debug.
+    pub const DB: u8 = 1;
+    /// Non-maskable interrupt.
+    pub const NMI: u8 = 2;
+    /// Breakpoint (INT3).
+    pub const BP: u8 = 3;
+    /// Overflow (INTO).
+    pub const OF: u8 = 4;
+    /// Bound range.
+    pub const BR: u8 = 5;
+    /// Invalid opcode.
+    pub const UD: u8 = 6;
+    /// Device not available.
+    pub const NM: u8 = 7;
+    /// Double fault.
+    pub const DF: u8 = 8;
+    /// Invalid TSS.
+    pub const TS: u8 = 10;
+    /// Segment not present.
+    pub const NP: u8 = 11;
+    /// Stack fault.
+    pub const SS: u8 = 12;
+    /// General protection.
+    pub const GP: u8 = 13;
+    /// Page fault.
+    pub const PF: u8 = 14;
+    /// x87 error.
+    pub const MF: u8 = 16;
+    /// Alignment check.
+    pub const AC: u8 = 17;
+    /// Machine check.
+    pub const MC: u8 = 18;
+    /// SIMD error.
+    pub const XM: u8 = 19;
+    /// Virtualization exception.
+    pub const VE: u8 = 20;
+    /// Control protection.
+    pub const CP: u8 = 21;
+}
+
+/// The type of an event, with the code that both vendors' injection and vectoring fields use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// External interrupt.
+    External = 0,
+    /// NMI.
+    Nmi = 2,
+    /// Exception that the CPU raised. (On SVM: every exception.)
+    Hardware = 3,
+    /// INT n.
+    Software = 4,
+    /// INT1; VMX only.
+    Privileged = 5,
+    /// INT3 or INTO; VMX only.
+    SoftException = 6,
+}
+
+impl Kind {
+    /// The type with this code; `None` for the codes that mean nothing.
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            0 => Self::External,
+            2 => Self::Nmi,
+            3 => Self::Hardware,
+            4 => Self::Software,
+            5 => Self::Privileged,
+            6 => Self::SoftException,
+            _ => return None,
+        })
+    }
+}
+
+/// An exception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// The vector, below 32 and not 2.
+    pub vector: u8,
+    /// The error code, for the vectors that push one.
+    pub error: Option<u32>,
+    /// What goes to CR2 (#PF), or is merged into DR6 by [`debug_status`] (#DB), at the moment of injection.
+    pub payload: Option<u64>,
+    /// Length of the instruction, for INT3 and INTO only; 0 says that the CPU raised it.
+    pub insn_len: u8,
+}
+
+impl Exception {
+    /// An exception without an error code.
+    pub const fn new(vector: u8) -> Self {
+        Self {
+            vector,
+            error: None,
+            payload: None,
+            insn_len: 0,
+        }
+    }
+
+    /// An exception with an error code.
+    pub const fn with_error(vector: u8, error: u32) -> Self {
+        Self {
+            vector,
+            error: Some(error),
+            payload: None,
+            insn_len: 0,
+        }
+    }
+
+    /// #UD.
+    pub const fn undefined() -> Self {
+        Self::new(vector::UD)
+    }
+
+    /// #GP.
+    pub const fn protection(error: u32) -> Self {
+        Self::with_error(vector::GP, error)
+    }
+
+    /// #PF at linear address `cr2`.
+    pub const fn page_fault(error: u32, cr2: u64) -> Self {
+        Self {
+            vector: vector::PF,
+            error: Some(error),
+            payload: Some(cr2),
+            insn_len: 0,
+        }
+    }
+
+    /// #DB; `payload` is laid out as VMX's pending debug exceptions: all bits active high.
+    pub const fn debug(payload: u64) -> Self {
+        Self {
+            vector: vector::DB,
+            error: None,
+            payload: Some(payload),
+            insn_len: 0,
+        }
+    }
+
+    /// INT3 or INTO, which only instructions raise.
+    const fn soft(&self) -> bool {
+        matches!(self.vector, vector::BP | vector::OF)
+    }
+
+    /// Whether the pushed RFLAGS have RF set: fault-like exceptions, except #DB.
+    const fn sets_rf(&self) -> bool {
+        !matches!(
+            self.vector,
+            vector::DB | vector::BP | vector::OF | vector::DF | vector::MC
+        )
+    }
+}
+
+/// How two exceptions combine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Benign,
+    Contributory,
+    PageFault,
+}
+
+const fn class(v: u8) -> Class {
+    match v {
+        vector::PF => Class::PageFault,
+        vector::DE | vector::TS | vector::NP | vector::SS | vector::GP => Class::Contributory,
+        _ => Class::Benign,
+    }
+}
+
+/// What becomes of a second exception while a first is being delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merge {
+    /// The second is delivered; the first comes back when its instruction is executed again.
+    Second,
+    /// Both become a double fault.
+    DoubleFault,
+    /// The CPU shuts down.
+    TripleFault,
+}
+
+/// Combines the vectors of two exceptions: the manuals' "Conditions for Generating a Double Fault".
+pub const fn merge(first: u8, second: u8) -> Merge {
+    if first == vector::DF {
+        return Merge::TripleFault;
+    }
+    match (class(first), class(second)) {
+        (Class::Contributory, Class::Contributory)
+        | (Class::PageFault, Class::Contributory | Class::PageFault) => Merge::DoubleFault,
+        _ => Merge::Second,
+    }
+}
+
+/// DR6 after a #DB with `payload`. The trap bits are those of this #DB; BD, BS and BT are only ever set; RTM and BUS_LOCK are
+/// active low in DR6 and active high in the payload, whose bit 12 (a breakpoint was enabled) is no bit of DR6.
+pub const fn debug_status(old: u64, payload: u64) -> u64 {
+    let kept = (old & !dr6::TRAPS | dr6::RTM) & !(payload & dr6::RESET);
+    (kept | payload & !dr6::RESET) & !(1 << 12) | dr6::FIXED_1
+}
+
+/// An interrupt that is being delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupt {
+    /// The vector.
+    pub vector: u8,
+    /// INT n, as opposed to an external interrupt.
+    pub soft: bool,
+    /// Length of the INT n instruction; 0 for an external interrupt.
+    pub insn_len: u8,
+}
+
+/// What the CPU was delivering when the guest exited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vectoring {
+    /// The type.
+    pub kind: Kind,
+    /// The vector.
+    pub vector: u8,
+    /// The error code, if the field says that it is valid.
+    pub error: Option<u32>,
+    /// Length of the instruction, for the kinds that an instruction causes.
+    pub insn_len: u8,
+}
+
+/// What the CPU's state says about taking events now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gates {
+    /// RFLAGS.IF.
+    pub if_flag: bool,
+    /// The previous instruction was STI, MOV SS or POP SS.
+    pub shadow: bool,
+    /// Something else than a previous NMI blocks NMIs and interrupts (GIF is clear).
+    pub closed: bool,
+    /// An in-kernel controller has an interrupt to deliver.
+    pub irq_waiting: bool,
+    /// User space asked to know when an interrupt can be injected (`request_interrupt_window`).
+    pub irq_window_wanted: bool,
+}
+
+impl Gates {
+    const fn irq_open(&self) -> bool {
+        self.if_flag && !self.shadow && !self.closed
+    }
+}
+
+/// The event to inject at this entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// None.
+    None,
+    /// An exception. `fresh` when it is injected for the first time: then, and only then, apply `payload`, set RF in the guest's
+    /// RFLAGS if `set_rf`, and clear DR7.GD for a #DB.
+    Exception {
+        /// The exception.
+        exception: Exception,
+        /// It is injected for the first time.
+        fresh: bool,
+        /// RFLAGS.RF is to be set before.
+        set_rf: bool,
+    },
+    /// An NMI. From here on NMIs are masked, until [`EventQueue::set_nmi_masked`] says otherwise.
+    Nmi,
+    /// An interrupt.
+    Interrupt(Interrupt),
+    /// Take the interrupt from the controller, pass its vector to [`EventQueue::queue_interrupt`] and inject it; nothing else
+    /// of the plan changes. If there was none after all, inject nothing.
+    Acknowledge,
+}
+
+/// What to do at an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Plan {
+    /// The event to inject.
+    pub next: Next,
+    /// Exit as soon as an NMI could be taken.
+    pub nmi_window: bool,
+    /// Exit as soon as an interrupt could be taken.
+    pub irq_window: bool,
+    /// Something could be taken, but for the event that goes first: deliver that one, exit at once, and plan again.
+    pub exit_at_once: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Pending,
+    Injected,
+}
+
+/// The events of one virtual CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventQueue {
+    exception: Option<(Exception, Stage)>,
+    interrupt: Option<Interrupt>,
+    nmi_injected: bool,
+    nmi_pending: u8,
+    nmi_masked: bool,
+    triple_fault: bool,
+}
+
+impl EventQueue {
+    /// Nothing is queued.
+    pub const fn new() -> Self {
+        Self {
+            exception: None,
+            interrupt: None,
+            nmi_injected: false,
+            nmi_pending: 0,
+            nmi_masked: false,
+            triple_fault: false,
+        }
+    }
+
+    /// Raises an exception in the guest. With another one that is not delivered yet, the two are merged as a CPU does it.
+    pub fn raise(&mut self, e: Exception) {
+        let verdict = match self.exception {
+            Some((first, _)) => merge(first.vector, e.vector),
+            None => Merge::Second,
+        };
+        match verdict {
+            Merge::Second => self.exception = Some((e, Stage::Pending)),
+            Merge::DoubleFault => {
+                self.exception = Some((Exception::with_error(vector::DF, 0), Stage::Pending));
+            }
+            Merge::TripleFault => self.triple_fault = true,
+        }
+    }
+
+    /// KVM_INTERRUPT, an acknowledged interrupt, or a bit of KVM_SET_SREGS: delivers `vector` at the next entry, whatever
+    /// RFLAGS.IF is. It replaces one that was queued and not delivered.
+    pub fn queue_interrupt(&mut self, vector: u8) {
+        self.interrupt = Some(Interrupt {
+            vector,
+            soft: false,
+            insn_len: 0,
+        });
+    }
+
+    /// Adds `n` NMIs that other threads queued. A CPU remembers one; a second is kept while none blocks the first, because
+    /// a vCPU that does not run cannot take them as fast as a CPU would.
+    pub fn add_nmis(&mut self, n: u32) {
+        let total = u32::from(self.nmi_pending).saturating_add(n);
+        self.nmi_pending = total.min(u32::from(self.nmi_limit())) as u8;
+    }
+
+    const fn nmi_limit(&self) -> u8 {
+        if self.nmi_masked || self.nmi_injected {
+            1
+        } else {
+            2
+        }
+    }
+
+    /// Whether an NMI is being handled: until IRET. Where hardware tracks that (virtual NMIs), copy it here after each exit.
+    pub fn set_nmi_masked(&mut self, masked: bool) {
+        self.nmi_masked = masked;
+    }
+
+    /// NMIs are masked.
+    pub fn nmi_masked(&self) -> bool {
+        self.nmi_masked
+    }
+
+    /// An NMI waits, so that IRET (or whatever unmasks it) is of interest.
+    pub fn nmi_waiting(&self) -> bool {
+        self.nmi_pending != 0
+    }
+
+    /// KVM_SET_REGS: an exception that was not injected yet belongs to the old RIP, and is dropped.
+    pub fn drop_pending_exception(&mut self) {
+        if let Some((_, Stage::Pending)) = self.exception {
+            self.exception = None;
+        }
+    }
+
+    /// The guest shuts down (three faults in a row); tells it once.
+    pub fn take_triple_fault(&mut self) -> bool {
+        core::mem::take(&mut self.triple_fault)
+    }
+
+    /// The external interrupt that is being delivered, for KVM_GET_SREGS.
+    pub fn injected_interrupt(&self) -> Option<u8> {
+        self.interrupt.filter(|i| !i.soft).map(|i| i.vector)
+    }
+
+    /// An event is in the middle of its delivery.
+    fn redelivers(&self) -> bool {
+        matches!(self.exception, Some((_, Stage::Injected)))
+            || self.nmi_injected
+            || self.interrupt.is_some()
+    }
+
+    /// `ready_for_interrupt_injection` of the run page: an interrupt queued now would be delivered at once, and user space
+    /// finds the guest between two instructions.
+    pub fn ready_for_interrupt(&self, gates: &Gates) -> bool {
+        gates.irq_open() && self.exception.is_none() && !self.redelivers()
+    }
+
+    /// Something here ends a HLT.
+    pub fn wakes(&self, gates: &Gates) -> bool {
+        self.exception.is_some()
+            || self.triple_fault
+            || self.nmi_injected
+            || self.interrupt.is_some()
+            || self.nmi_pending != 0 && self.nmi_open(gates)
+            || gates.irq_waiting && gates.irq_open()
+    }
+
+    const fn nmi_open(&self, gates: &Gates) -> bool {
+        !self.nmi_masked && !gates.shadow && !gates.closed
+    }
+
+    /// Chooses the event to inject at this entry. Order: what was interrupted in its delivery, a pending exception (it belongs to
+    /// the previous instruction), NMI, interrupt. Call it again only after [`EventQueue::complete`], or if the entry
+    /// did not take place: planning twice without an entry gives the same event.
+    pub fn plan(&mut self, gates: &Gates) -> Plan {
+        let mut next = self.redelivery();
+        if let Some((e, Stage::Pending)) = self.exception {
+            let exception = Exception { payload: None, ..e };
+            self.exception = Some((exception, Stage::Injected));
+            next = Next::Exception {
+                exception: e,
+                fresh: true,
+                set_rf: e.sets_rf(),
+            };
+        }
+        let mut plan = Plan {
+            next,
+            nmi_window: false,
+            irq_window: gates.irq_window_wanted,
+            exit_at_once: false,
+        };
+        self.plan_nmi(gates, &mut plan);
+        plan_interrupt(gates, &mut plan);
+        plan
+    }
+
+    fn redelivery(&self) -> Next {
+        match (self.exception, self.interrupt) {
+            (Some((exception, Stage::Injected)), _) => Next::Exception {
+                exception,
+                fresh: false,
+                set_rf: false,
+            },
+            (Some((_, Stage::Pending)), _) => Next::None,
+            _ if self.nmi_injected => Next::Nmi,
+            (None, Some(i)) => Next::Interrupt(i),
+            (None, None) => Next::None,
+        }
+    }
+
+    fn plan_nmi(&mut self, gates: &Gates, plan: &mut Plan) {
+        if self.nmi_pending == 0 {
+            return;
+        }
+        if !matches!(plan.next, Next::None) {
+            plan.exit_at_once = true;
+            return;
+        }
+        if self.nmi_open(gates) {
+            self.nmi_pending = self.nmi_pending.saturating_sub(1);
+            self.nmi_injected = true;
+            self.nmi_masked = true;
+            plan.next = Next::Nmi;
+        }
+        plan.nmi_window = self.nmi_pending != 0;
+    }
+
+    /// Takes note of an exit: what was injected is delivered, but for `was`, which the CPU had not finished.
+    ///
+    /// INT1 is not put back: RIP still points to it, and it is executed again. A backend that cannot inject an INT n or
+    /// INT3 (SVM without the next RIP) passes `None` for it, for the same reason.
+    pub fn complete(&mut self, was: Option<Vectoring>) {
+        self.exception = None;
+        self.interrupt = None;
+        self.nmi_injected = false;
+        let Some(v) = was else { return };
+        match v.kind {
+            Kind::Nmi => {
+                self.nmi_injected = true;
+                // The CPU blocked NMIs when it began; the second delivery needs them open.
+                self.nmi_masked = false;
+            }
+            Kind::Hardware | Kind::SoftException if valid_exception(v.vector) => {
+                let soft = matches!(v.kind, Kind::SoftException);
+                let insn_len = if soft { v.insn_len } else { 0 };
+                let e = Exception {
+                    vector: v.vector,
+                    error: v.error,
+                    payload: None,
+                    insn_len,
+                };
+                self.exception = Some((e, Stage::Injected));
+            }
+            Kind::External | Kind::Software => {
+                let soft = matches!(v.kind, Kind::Software);
+                let insn_len = if soft { v.insn_len } else { 0 };
+                self.interrupt = Some(Interrupt {
+                    vector: v.vector,
+                    soft,
+                    insn_len,
+                });
+            }
+            Kind::Hardware | Kind::SoftException | Kind::Privileged => {}
+        }
+    }
+
+    /// For KVM_GET_VCPU_EVENTS. What an instruction caused (INT3, INTO, INT n) is not told: RIP points to it.
+    pub fn save(&self) -> Saved {
+        let mut s = Saved {
+            nmi_injected: self.nmi_injected,
+            nmi_pending: self.nmi_pending.min(self.nmi_limit()),
+            nmi_masked: self.nmi_masked,
+            triple_fault: self.triple_fault,
+            ..Saved::default()
+        };
+        if let Some((e, stage)) = self.exception.filter(|(e, _)| !e.soft()) {
+            s.exception_injected = matches!(stage, Stage::Injected);
+            s.exception_pending = matches!(stage, Stage::Pending);
+            s.exception_nr = e.vector;
+            s.exception_error = e.error;
+            s.exception_payload = e.payload;
+        }
+        if let Some(vector) = self.injected_interrupt() {
+            s.interrupt_injected = true;
+            s.interrupt_nr = vector;
+        }
+        s
+    }
+
+    /// For KVM_SET_VCPU_EVENTS: everything at once. Leave `nmi_pending` and `triple_fault` as [`EventQueue::save`] gives them
+    /// when the flags do not say that they are valid.
+    pub fn restore(&mut self, s: &Saved) -> Result<(), BadEvent> {
+        let exception = s.exception_injected || s.exception_pending;
+        if exception && !valid_exception(s.exception_nr) {
+            return Err(BadEvent);
+        }
+        let stage = if s.exception_pending {
+            Stage::Pending
+        } else {
+            Stage::Injected
+        };
+        let e = Exception {
+            vector: s.exception_nr,
+            error: s.exception_error,
+            payload: if s.exception_pending {
+                s.exception_payload
+            } else {
+                None
+            },
+            insn_len: 0,
+        };
+        *self = Self {
+            exception: exception.then_some((e, stage)),
+            interrupt: s.interrupt_injected.then_some(Interrupt {
+                vector: s.interrupt_nr,
+                soft: s.interrupt_soft,
+                insn_len: 0,
+            }),
+            nmi_injected: s.nmi_injected,
+            nmi_pending: 0,
+            nmi_masked: s.nmi_masked,
+            triple_fault: s.triple_fault,
+        };
+        self.add_nmis(u32::from(s.nmi_pending));
+        Ok(())
+    }
+}
+
+const fn valid_exception(v: u8) -> bool {
+    v < 32 && v != vector::NMI
+}
+
+fn plan_interrupt(gates: &Gates, plan: &mut Plan) {
+    if !gates.irq_waiting {
+        return;
+    }
+    if matches!(plan.next, Next::None) && gates.irq_open() {
+        plan.next = Next::Acknowledge;
+    } else {
+        plan.irq_window = true;
+    }
+}
+
+/// The queue as KVM_GET_VCPU_EVENTS tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // The fields of struct kvm_vcpu_events.
+pub struct Saved {
+    pub exception_injected: bool,
+    pub exception_pending: bool,
+    pub exception_nr: u8,
+    pub exception_error: Option<u32>,
+    pub exception_payload: Option<u64>,
+    pub interrupt_injected: bool,
+    pub interrupt_nr: u8,
+    pub interrupt_soft: bool,
+    pub nmi_injected: bool,
+    pub nmi_pending: u8,
+    pub nmi_masked: bool,
+    pub triple_fault: bool,
+}
+
+/// The vector is none of an exception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadEvent;
+
+#[cfg(test)]
+#[path = "event_tests.rs"]
+mod tests;

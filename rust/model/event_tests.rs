@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: GPL-2.0
+use super::vector::*;
+use super::*;
+use proptest::prelude::*;
+
+const OPEN: Gates = Gates {
+    if_flag: true,
+    shadow: false,
+    closed: false,
+    irq_waiting: false,
+    irq_window_wanted: false,
+};
+
+fn next(q: &mut EventQueue, g: Gates) -> Next {
+    q.plan(&g).next
+}
+
+fn injected(e: Exception) -> Vectoring {
+    Vectoring {
+        kind: Kind::Hardware,
+        vector: e.vector,
+        error: e.error,
+        insn_len: 0,
+    }
+}
+
+#[test]
+fn double_fault_table() {
+    let contributory = [DE, TS, NP, SS, GP];
+    let benign = [DB, BP, OF, BR, UD, NM, MF, AC, MC, XM, VE, CP];
+    for first in contributory {
+        for second in contributory {
+            assert_eq!(merge(first, second), Merge::DoubleFault);
+        }
+        assert_eq!(merge(first, PF), Merge::Second);
+        assert_eq!(merge(PF, first), Merge::DoubleFault);
+    }
+    assert_eq!(merge(PF, PF), Merge::DoubleFault);
+    for b in benign {
+        for other in contributory.into_iter().chain(benign).chain([PF]) {
+            assert_eq!(merge(b, other), Merge::Second);
+        }
+        assert_eq!(merge(PF, b), Merge::Second);
+    }
+    for v in 0..32 {
+        assert_eq!(merge(DF, v), Merge::TripleFault);
+    }
+}
+
+#[test]
+fn exceptions_merge_while_undelivered() {
+    let mut q = EventQueue::new();
+    q.raise(Exception::protection(0));
+    q.raise(Exception::with_error(NP, 8));
+    assert_eq!(
+        next(&mut q, OPEN),
+        Next::Exception {
+            exception: Exception::with_error(DF, 0),
+            fresh: true,
+            set_rf: false
+        }
+    );
+    // Delivering the double fault faults again.
+    q.complete(Some(injected(Exception::with_error(DF, 0))));
+    q.raise(Exception::page_fault(0, 0x1000));
+    assert!(q.take_triple_fault());
+    assert!(!q.take_triple_fault());
+}
+
+#[test]
+fn payload_and_rf_belong_to_the_first_injection() {
+    let mut q = EventQueue::new();
+    let e = Exception::page_fault(2, 0xdead_beef);
+    q.raise(e);
+    assert_eq!(
+        next(&mut q, OPEN),
+        Next::Exception {
+            exception: e,
+            fresh: true,
+            set_rf: true
+        }
+    );
+    // The entry failed: planned again, with no side effects left.
+    let again = Exception { payload: None, ..e };
+    let repeat = Next::Exception {
+        exception: again,
+        fresh: false,
+        set_rf: false,
+    };
+    assert_eq!(next(&mut q, OPEN), repeat);
+    q.complete(Some(injected(e)));
+    assert_eq!(next(&mut q, OPEN), repeat);
+    q.complete(None);
+    assert_eq!(next(&mut q, OPEN), Next::None);
+}
+
+#[test]
+fn rf_is_for_faults_only() {
+    for (v, rf) in [
+        (DE, true),
+        (UD, true),
+        (DB, false),
+        (BP, false),
+        (DF, false),
+        (MC, false),
+    ] {
+        let mut q = EventQueue::new();
+        q.raise(Exception::new(v));
+        let Next::Exception { set_rf, .. } = next(&mut q, OPEN) else {
+            unreachable!()
+        };
+        assert_eq!(set_rf, rf, "vector {v}");
+    }
+}
+
+#[test]
+fn an_interrupt_waits_for_the_window() {
+    let mut q = EventQueue::new();
+    let waiting = Gates {
+        irq_waiting: true,
+        ..OPEN
+    };
+    for g in [
+        Gates {
+            if_flag: false,
+            ..waiting
+        },
+        Gates {
+            shadow: true,
+            ..waiting
+        },
+        Gates {
+            closed: true,
+            ..waiting
+        },
+    ] {
+        let plan = q.plan(&g);
+        assert_eq!((plan.next, plan.irq_window), (Next::None, true));
+        assert!(!q.ready_for_interrupt(&g));
+    }
+    assert!(q.ready_for_interrupt(&waiting));
+    let plan = q.plan(&waiting);
+    assert_eq!((plan.next, plan.irq_window), (Next::Acknowledge, false));
+    q.queue_interrupt(0x30);
+    assert_eq!(q.injected_interrupt(), Some(0x30));
+    assert!(!q.ready_for_interrupt(&OPEN));
+    let Next::Interrupt(i) = next(&mut q, OPEN) else {
+        unreachable!()
+    };
+    assert_eq!((i.vector, i.soft), (0x30, false));
+    q.complete(None);
+    assert_eq!(next(&mut q, OPEN), Next::None);
+}
+
+#[test]
+fn user_space_can_ask_for_the_window() {
+    let mut q = EventQueue::new();
+    let plan = q.plan(&Gates {
+        if_flag: false,
+        irq_window_wanted: true,
+        ..OPEN
+    });
+    assert_eq!((plan.next, plan.irq_window), (Next::None, true));
+}
+
+#[test]
+fn nmi_goes_before_interrupts_and_masks_itself() {
+    let mut q = EventQueue::new();
+    q.add_nmis(5);
+    let g = Gates {
+        irq_waiting: true,
+        ..OPEN
+    };
+    let plan = q.plan(&g);
+    assert_eq!(plan.next, Next::Nmi);
+    assert!(plan.nmi_window && plan.irq_window);
+    q.complete(None);
+    assert!(q.nmi_masked());
+    // One more is remembered, however many come.
+    q.add_nmis(7);
+    let plan = q.plan(&g);
+    assert_eq!(plan.next, Next::Acknowledge);
+    assert!(plan.nmi_window);
+    q.complete(None);
+    q.set_nmi_masked(false);
+    assert_eq!(next(&mut q, OPEN), Next::Nmi);
+    q.complete(None);
+    q.set_nmi_masked(false);
+    assert_eq!(next(&mut q, OPEN), Next::None);
+}
+
+#[test]
+fn nmi_respects_the_shadow_and_gif() {
+    for g in [
+        Gates {
+            shadow: true,
+            ..OPEN
+        },
+        Gates {
+            closed: true,
+            ..OPEN
+        },
+    ] {
+        let mut q = EventQueue::new();
+        q.add_nmis(1);
+        let plan = q.plan(&g);
+        assert_eq!((plan.next, plan.nmi_window), (Next::None, true));
+    }
+    // RFLAGS.IF is nothing to an NMI.
+    let mut q = EventQueue::new();
+    q.add_nmis(1);
+    assert_eq!(
+        next(
+            &mut q,
+            Gates {
+                if_flag: false,
+                ..OPEN
+            }
+        ),
+        Next::Nmi
+    );
+}
+
+#[test]
+fn an_interrupted_nmi_is_delivered_again() {
+    let mut q = EventQueue::new();
+    q.add_nmis(1);
+    assert_eq!(next(&mut q, OPEN), Next::Nmi);
+    q.complete(Some(Vectoring {
+        kind: Kind::Nmi,
+        vector: NMI,
+        error: None,
+        insn_len: 0,
+    }));
+    assert!(!q.nmi_masked());
+    assert_eq!(
+        next(
+            &mut q,
+            Gates {
+                shadow: true,
+                ..OPEN
+            }
+        ),
+        Next::Nmi
+    );
+}
+
+#[test]
+fn an_nmi_behind_an_exception_asks_for_another_round() {
+    let mut q = EventQueue::new();
+    q.add_nmis(1);
+    q.raise(Exception::undefined());
+    let plan = q.plan(&OPEN);
+    assert!(matches!(plan.next, Next::Exception { .. }));
+    assert!(plan.exit_at_once && !plan.nmi_window);
+    q.complete(None);
+    assert_eq!(next(&mut q, OPEN), Next::Nmi);
+}
+
+#[test]
+fn soft_events_come_back_with_their_length() {
+    let mut q = EventQueue::new();
+    q.complete(Some(Vectoring {
+        kind: Kind::Software,
+        vector: 0x80,
+        error: None,
+        insn_len: 2,
+    }));
+    let want = Interrupt {
+        vector: 0x80,
+        soft: true,
+        insn_len: 2,
+    };
+    assert_eq!(
+        next(
+            &mut q,
+            Gates {
+                if_flag: false,
+                ..OPEN
+            }
+        ),
+        Next::Interrupt(want)
+    );
+    assert_eq!(q.injected_interrupt(), None);
+    let int3 = Vectoring {
+        kind: Kind::SoftException,
+        vector: BP,
+        error: None,
+        insn_len: 1,
+    };
+    q.complete(Some(int3));
+    let Next::Exception {
+        exception, fresh, ..
+    } = next(&mut q, OPEN)
+    else {
+        unreachable!()
+    };
+    assert_eq!((exception.insn_len, fresh), (1, false));
+    q.complete(Some(Vectoring {
+        kind: Kind::Privileged,
+        vector: DB,
+        error: None,
+        insn_len: 1,
+    }));
+    assert_eq!(next(&mut q, OPEN), Next::None);
+}
+
+#[test]
+fn set_regs_drops_only_what_is_pending() {
+    let mut q = EventQueue::new();
+    q.raise(Exception::undefined());
+    q.drop_pending_exception();
+    assert_eq!(next(&mut q, OPEN), Next::None);
+    q.raise(Exception::undefined());
+    let _ = q.plan(&OPEN);
+    q.drop_pending_exception();
+    assert!(matches!(
+        next(&mut q, OPEN),
+        Next::Exception { fresh: false, .. }
+    ));
+}
+
+#[test]
+fn restoring_checks_the_vector() {
+    let mut q = EventQueue::new();
+    for nr in [NMI, 32, 255] {
+        let s = Saved {
+            exception_injected: true,
+            exception_nr: nr,
+            ..Saved::default()
+        };
+        assert_eq!(q.restore(&s), Err(BadEvent));
+        assert_eq!(q, EventQueue::new());
+    }
+    let s = Saved {
+        exception_nr: 200,
+        ..Saved::default()
+    };
+    assert_eq!(q.restore(&s), Ok(()));
+    let s = Saved {
+        nmi_pending: 9,
+        nmi_masked: true,
+        ..Saved::default()
+    };
+    assert_eq!(q.restore(&s), Ok(()));
+    assert_eq!(q.save().nmi_pending, 1);
+}
+
+#[test]
+fn dr6_of_a_debug_exception() {
+    let reset = dr6::RESET;
+    assert_eq!(debug_status(reset, dr6::BS), reset | dr6::BS);
+    assert_eq!(debug_status(reset | dr6::BS, 1), reset | dr6::BS | 1);
+    assert_eq!(debug_status(reset | 0xf, 2), reset | 2);
+    assert_eq!(debug_status(reset, dr6::RTM), reset & !dr6::RTM);
+    assert_eq!(debug_status(reset & !dr6::RTM, 0), reset);
+    assert_eq!(debug_status(reset, (1 << 12) | 1), reset | 1);
+    assert_eq!(debug_status(reset, dr6::BUS_LOCK), reset & !dr6::BUS_LOCK);
+}
+
+#[test]
+fn halted_guests_wake_for_what_can_be_taken() {
+    let mut q = EventQueue::new();
+    assert!(!q.wakes(&OPEN));
+    assert!(q.wakes(&Gates {
+        irq_waiting: true,
+        ..OPEN
+    }));
+    assert!(!q.wakes(&Gates {
+        irq_waiting: true,
+        if_flag: false,
+        ..OPEN
+    }));
+    q.add_nmis(1);
+    assert!(q.wakes(&Gates {
+        if_flag: false,
+        ..OPEN
+    }));
+    q.set_nmi_masked(true);
+    assert!(!q.wakes(&Gates {
+        if_flag: false,
+        ..OPEN
+    }));
+}
+
+fn vectoring() -> impl Strategy<Value = Option<Vectoring>> {
+    let kind = prop_oneof![
+        Just(Kind::External),
+        Just(Kind::Nmi),
+        Just(Kind::Hardware),
+        Just(Kind::Software),
+        Just(Kind::Privileged),
+        Just(Kind::SoftException),
+    ];
+    proptest::option::of(
+        (kind, any::<u8>(), any::<Option<u32>>(), any::<u8>()).prop_map(
+            |(kind, vector, error, insn_len)| Vectoring {
+                kind,
+                vector,
+                error,
+                insn_len,
+            },
+        ),
+    )
+}
+
+fn gates() -> impl Strategy<Value = Gates> {
+    any::<(bool, bool, bool, bool, bool)>().prop_map(|(a, b, c, d, e)| Gates {
+        if_flag: a,
+        shadow: b,
+        closed: c,
+        irq_waiting: d,
+        irq_window_wanted: e,
+    })
+}
+
+proptest! {
+    /// Whatever happens, an entry is planned soundly.
+    #[test]
+    fn plans_are_sound(steps in proptest::collection::vec((0u8..6, any::<u8>(), vectoring(), gates()), 1..60)) {
+        let mut q = EventQueue::new();
+        let mut nmis_sent = 0u32;
+        let mut nmis_seen = 0u32;
+        for (op, byte, was, g) in steps {
+            match op {
+                0 => q.raise(Exception::new([DE, DB, UD, DF, GP, PF][byte as usize % 6])),
+                1 => { q.add_nmis(u32::from(byte & 3)); nmis_sent += u32::from(byte & 3); }
+                2 => q.queue_interrupt(byte),
+                3 => q.set_nmi_masked(byte & 1 != 0),
+                4 => {
+                    let mut other = EventQueue::new();
+                    let saved = q.save();
+                    prop_assert!(other.restore(&saved).is_ok());
+                    prop_assert_eq!(other.save(), saved);
+                }
+                _ => {
+                    let before = q;
+                    let plan = q.plan(&g);
+                    let fresh_nmi = plan.next == Next::Nmi && !before.nmi_injected;
+                    if fresh_nmi {
+                        nmis_seen += 1;
+                        prop_assert!(!before.nmi_masked && !g.shadow && !g.closed);
+                    }
+                    if plan.next == Next::Acknowledge {
+                        prop_assert!(g.irq_waiting && g.irq_open());
+                        prop_assert!(before.exception.is_none() && !before.redelivers());
+                    } else {
+                        prop_assert!(!g.irq_waiting || plan.irq_window);
+                    }
+                    prop_assert!(!g.irq_window_wanted || plan.irq_window);
+                    if before.exception.is_some() {
+                        let is_exception = matches!(plan.next, Next::Exception { .. });
+                        prop_assert!(is_exception);
+                    }
+                    // A waiting NMI is never forgotten.
+                    prop_assert!(!q.nmi_waiting() || plan.nmi_window || plan.exit_at_once);
+                    // Planning again without an entry changes nothing.
+                    let copy = q;
+                    let again = q.plan(&Gates { irq_waiting: false, ..g });
+                    prop_assert_eq!(q, copy);
+                    let same = match (plan.next, again.next) {
+                        (Next::Exception { exception: a, .. }, Next::Exception { exception: b, fresh, .. }) =>
+                            a.vector == b.vector && a.error == b.error && !fresh,
+                        (Next::Acknowledge, Next::None) => true,
+                        (a, b) => a == b,
+                    };
+                    prop_assert!(same);
+                    q.complete(was);
+                }
+            }
+        }
+        prop_assert!(nmis_seen <= nmis_sent);
+    }
+}
