@@ -5,7 +5,9 @@
 . "$(dirname "$0")/lib.sh"
 
 vendor=${VENDOR:-amd} module=${MODULE:-ours}
-log=$LODGE_LOG/run-$vendor.log
+log=$LODGE_LOG/run-$vendor.$$.log
+# Only the newest console is kept, but each run looks at its own.
+trap 'mv -f "$log" "$LODGE_LOG/run-$vendor.log" 2>/dev/null || true' EXIT
 began=$(date +%s)
 say "a host VM ($vendor) boots, loads the KVM module ($module), and runs a guest"
 status=0
@@ -21,6 +23,6 @@ if [ "$status" = 0 ] && ! grep -q '^LODGE-GUEST: ok' "$log"; then
     status=97
 fi
 if [ "$status" = 0 ]; then say "the guest ran and ended well, after $(($(date +%s) - began)) s"; else
-    say "failed with status $status after $(($(date +%s) - began)) s; the console is in $log"
+    say "failed with status $status after $(($(date +%s) - began)) s; the console is in $LODGE_LOG/run-$vendor.log"
 fi
 exit "$status"

@@ -113,8 +113,10 @@ if [ -n "$interactive" ]; then
     exit
 fi
 began=$(date +%s)
-run_emulator 2>&1 | sed -u 's/\r*$//' | tee "$log" || true
-status=$(sed -n 's/^LODGE-EXIT: \([0-9]*\)$/\1/p' "$log" | tail -n 1)
+# The copy is this run's own until it is complete: others may run at the same time.
+run_emulator 2>&1 | sed -u 's/\r*$//' | tee "$run/console" || true
+status=$(sed -n 's/^LODGE-EXIT: \([0-9]*\)$/\1/p' "$run/console" | tail -n 1)
+mv "$run/console" "$log"
 if [ -z "$status" ]; then
     status=98
     say "the $vendor VM did not get to its end in $(($(date +%s) - began)) s: crashed, hung, or out of time; console in $log"
