@@ -470,4 +470,4 @@ fn check_lock(insn: &Insn) -> Result<(), DecodeError> {
 
 #[cfg(test)]
 #[path = "decode_tests.rs"]
-mod tests;
+pub(crate) mod tests;

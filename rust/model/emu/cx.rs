@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the code of an instruction works with: operands, memory through segments, and requests answered by the log.
+#![forbid(unsafe_code)]
+
+use super::alu;
+use super::insn::{Base, Insn, Kind};
+use super::job::{Log, Need, Run, Shadow, Stop};
+use super::table::Arg;
+use crate::model::event::{vector, Exception};
+use crate::model::regs::{cr0, rflags, Context, CpuMode, Regs, Seg, RAX, RCX, RDX, RSP};
+
+/// One run of an instruction's code.
+pub(super) struct Cx<'a> {
+    pub(super) insn: &'a Insn,
+    pub(super) ctx: &'a Context,
+    log: &'a Log,
+    cursor: u8,
+    /// The working copy, committed at the end.
+    pub(super) regs: Regs,
+    pub(super) shadow: Shadow,
+}
+
+const PAGE: u64 = 4096;
+
+/// Bytes from `at` to the end of its page.
+pub(super) const fn to_page_end(at: u64) -> u64 {
+    PAGE.wrapping_sub(at & PAGE.wrapping_sub(1))
+}
+
+impl<'a> Cx<'a> {
+    pub(super) fn new(insn: &'a Insn, ctx: &'a Context, log: &'a Log, regs: Regs) -> Self {
+        Self {
+            insn,
+            ctx,
+            log,
+            cursor: 0,
+            regs,
+            shadow: Shadow::None,
+        }
+    }
+
+    /// The answer to `need` as one word, or the stop that asks for it.
+    pub(super) fn ask(&mut self, need: Need) -> Run<u64> {
+        let word = self.log.get(self.cursor).ok_or(Stop::Need(need))?;
+        self.cursor = self.cursor.wrapping_add(1);
+        Ok(word)
+    }
+
+    /// As [`Self::ask`] for an answer of four words.
+    pub(super) fn ask_vector(&mut self, need: Need) -> Run<[u64; 4]> {
+        let mut words = [0; 4];
+        for word in &mut words {
+            *word = self.ask(need)?;
+        }
+        Ok(words)
+    }
+
+    /// A fault with error code zero, where the mode has error codes.
+    pub(super) fn fault(&self, vector: u8) -> Stop {
+        Stop::Fault(if self.ctx.cr0 & cr0::PE != 0 {
+            Exception::with_error(vector, 0)
+        } else {
+            Exception::new(vector)
+        })
+    }
+
+    pub(super) fn gp(&self) -> Stop {
+        self.fault(vector::GP)
+    }
+
+    pub(super) const fn ud() -> Stop {
+        Stop::Fault(Exception::undefined())
+    }
+
+    pub(super) fn long_mode(&self) -> bool {
+        self.insn.mode == CpuMode::Bits64
+    }
+
+    // Registers.
+
+    /// General register `n` cut to `size` bytes. Byte registers 4 to 7 without REX are AH, CH, DH and BH.
+    pub(super) fn reg(&self, n: u8, size: u8) -> u64 {
+        match self.high_byte(n, size) {
+            Some(low) => (self.regs.get(low) >> 8) & 0xff,
+            None => self.regs.get(n) & alu::mask(size),
+        }
+    }
+
+    /// Writes a general register; a doubleword clears the upper half.
+    pub(super) fn set_reg(&mut self, n: u8, size: u8, value: u64) {
+        let value = value & alu::mask(size);
+        let old = self.regs.get(n);
+        match (self.high_byte(n, size), size) {
+            (Some(low), _) => {
+                let old = self.regs.get(low);
+                self.regs.set(low, (old & !0xff00) | (value << 8));
+            }
+            (None, 1 | 2) => self.regs.set(n, (old & !alu::mask(size)) | value),
+            _ => self.regs.set(n, value),
+        }
+    }
+
+    fn high_byte(&self, n: u8, size: u8) -> Option<u8> {
+        let high = size == 1 && (4..8).contains(&n) && self.insn.prefixes.rex == 0;
+        high.then_some(n & 3)
+    }
+
+    // Addresses.
+
+    /// Offset of the memory operand within its segment.
+    pub(super) fn offset(&self) -> u64 {
+        let Some(mem) = self.insn.mem else { return 0 };
+        let base = match mem.base {
+            Base::None => 0,
+            Base::Gpr(n) => self.regs.get(n),
+            Base::Rip => self.regs.rip.wrapping_add(u64::from(self.insn.len)),
+        };
+        let index = mem.index.map_or(0, |n| self.regs.get(n));
+        base.wrapping_add(index.wrapping_shl(u32::from(mem.scale)))
+            .wrapping_add(mem.disp as u64)
+            & alu::mask(self.insn.addr_size)
+    }
+
+    /// The linear address of `size` bytes at `offset` in `seg`, checked as the mode demands.
+    pub(super) fn linear(&self, seg: Seg, offset: u64, size: u8, write: bool) -> Run<u64> {
+        let vector = if seg == Seg::Ss {
+            vector::SS
+        } else {
+            vector::GP
+        };
+        let segment = self.ctx.segs.get(seg);
+        let last = u64::from(size.max(1)).wrapping_sub(1);
+        if self.long_mode() {
+            let base = match seg {
+                Seg::Fs | Seg::Gs => segment.base,
+                _ => 0,
+            };
+            let at = base.wrapping_add(offset);
+            if !self.canonical(at) || !self.canonical(at.wrapping_add(last)) {
+                return Err(self.fault(vector));
+            }
+            self.aligned(at, size)?;
+            return Ok(at);
+        }
+        if self.ctx.protected(self.regs.rflags) {
+            self.type_check(seg, write)?;
+        }
+        let attr = segment.attr;
+        let end = offset.checked_add(last).ok_or(self.fault(vector))?;
+        // Expand-down: a data segment with type bit 2. Outside of protected mode the type means nothing.
+        let down = self.ctx.protected(self.regs.rflags) && attr.kind() & 0xc == 4;
+        let upper = if attr.db() { 0xffff_ffff } else { 0xffff };
+        let limit = u64::from(segment.limit);
+        let inside = if down {
+            offset > limit && end <= upper
+        } else {
+            end <= limit
+        };
+        if !inside {
+            return Err(self.fault(vector));
+        }
+        let at = segment.base.wrapping_add(offset) & 0xffff_ffff;
+        self.aligned(at, size)?;
+        Ok(at)
+    }
+
+    /// Null segments and those whose type does not allow the access.
+    fn type_check(&self, seg: Seg, write: bool) -> Run<()> {
+        let attr = self.ctx.segs.get(seg).attr;
+        let code = attr.kind() & 8 != 0;
+        let ok = !attr.unusable()
+            && if write {
+                !code && attr.kind() & 2 != 0
+            } else {
+                !code || attr.kind() & 2 != 0
+            };
+        if ok {
+            Ok(())
+        } else {
+            Err(self.fault(if seg == Seg::Ss {
+                vector::SS
+            } else {
+                vector::GP
+            }))
+        }
+    }
+
+    fn canonical(&self, at: u64) -> bool {
+        let unused = 64u32.wrapping_sub(u32::from(self.ctx.linear_bits()));
+        (at as i64).wrapping_shl(unused).wrapping_shr(unused) as u64 == at
+    }
+
+    /// #AC for a user access that is not aligned, where CR0 and RFLAGS ask for it.
+    fn aligned(&self, at: u64, size: u8) -> Run<()> {
+        let checked = self.ctx.cpl == 3
+            && self.ctx.cr0 & cr0::AM != 0
+            && self.regs.rflags & rflags::AC != 0
+            && matches!(size, 2 | 4 | 8);
+        if checked && at & u64::from(size).wrapping_sub(1) != 0 {
+            return Err(Stop::Fault(Exception::with_error(vector::AC, 0)));
+        }
+        Ok(())
+    }
+
+    /// The linear address of the memory operand.
+    pub(super) fn operand(&self, size: u8, write: bool) -> Run<u64> {
+        self.linear(self.insn.seg, self.offset(), size, write)
+    }
+
+    // Memory by linear address.
+
+    /// The next linear address after `count` bytes.
+    pub(super) fn advance(&self, at: u64, count: u64) -> u64 {
+        let next = at.wrapping_add(count);
+        if self.long_mode() {
+            next
+        } else {
+            next & 0xffff_ffff
+        }
+    }
+
+    /// Reads up to eight bytes, in two parts if they lie in two pages.
+    pub(super) fn read(&mut self, at: u64, size: u8, rmw: bool) -> Run<u64> {
+        let first = to_page_end(at).min(u64::from(size)) as u8;
+        let low = self.ask(Need::Read {
+            at,
+            len: first,
+            rmw,
+        })? & alu_mask(first);
+        if first == size {
+            return Ok(low);
+        }
+        let rest = size.wrapping_sub(first);
+        let high = self.ask(Need::Read {
+            at: self.advance(at, u64::from(first)),
+            len: rest,
+            rmw,
+        })? & alu_mask(rest);
+        Ok(low | high.wrapping_shl(u32::from(first).wrapping_mul(8)))
+    }
+
+    /// Makes sure that all of `size` bytes can be written before the first part is.
+    pub(super) fn check_write(&mut self, at: u64, size: u8) -> Run<()> {
+        let first = to_page_end(at).min(u64::from(size)) as u16;
+        let rest = u16::from(size).wrapping_sub(first);
+        if rest != 0 {
+            self.ask(Need::Check {
+                at,
+                len: first,
+                write: true,
+            })?;
+            let at = self.advance(at, u64::from(first));
+            self.ask(Need::Check {
+                at,
+                len: rest,
+                write: true,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Writes up to eight bytes. If they lie in two pages, [`Self::check_write`] goes before.
+    pub(super) fn write(&mut self, at: u64, size: u8, value: u64) -> Run<()> {
+        self.check_write(at, size)?;
+        self.write_parts(at, size, value)
+    }
+
+    /// As [`Self::write`], without the check.
+    pub(super) fn write_parts(&mut self, at: u64, size: u8, value: u64) -> Run<()> {
+        let first = to_page_end(at).min(u64::from(size)) as u8;
+        self.ask(Need::Write {
+            at,
+            len: first,
+            value: value & alu_mask(first),
+        })?;
+        if first == size {
+            return Ok(());
+        }
+        let rest = size.wrapping_sub(first);
+        let high = value.wrapping_shr(u32::from(first).wrapping_mul(8));
+        self.ask(Need::Write {
+            at: self.advance(at, u64::from(first)),
+            len: rest,
+            value: high & alu_mask(rest),
+        })?;
+        Ok(())
+    }
+
+    /// Replaces `old` by `new` with a locked access; where it would cross a page, with a plain one.
+    pub(super) fn exchange(&mut self, at: u64, size: u8, old: u128, new: u128) -> Run<()> {
+        if to_page_end(at) < u64::from(size) {
+            self.check_write(at, size)?;
+            let low = size.min(8);
+            self.write_parts(at, low, new as u64)?;
+            if size > 8 {
+                self.write_parts(self.advance(at, 8), 8, (new >> 64) as u64)?;
+            }
+            return Ok(());
+        }
+        let done = self.ask(Need::CmpXchg {
+            at,
+            len: size,
+            old,
+            new,
+        })?;
+        if done == 0 {
+            return Err(Stop::Lost);
+        }
+        Ok(())
+    }
+
+    // Operands.
+
+    /// Size of an operand in bytes.
+    pub(super) fn size(&self, arg: Arg) -> u8 {
+        let insn = self.insn;
+        match arg {
+            Arg::Eb | Arg::Gb | Arg::Al | Arg::Zb | Arg::Ob | Arg::Xb | Arg::Yb | Arg::Cl => 1,
+            Arg::Ew | Arg::Gw | Arg::Dx | Arg::Sw => 2,
+            Arg::RvMw if insn.mem.is_some() => 2,
+            Arg::Ez => insn.op_size.min(4),
+            Arg::Ey | Arg::Gy | Arg::My if self.long_mode() && insn.prefixes.w() => 8,
+            Arg::Ey | Arg::Gy | Arg::My => 4,
+            Arg::Rr if self.long_mode() => 8,
+            Arg::Rr => 4,
+            _ => insn.op_size,
+        }
+    }
+
+    /// The register an operand names, or `None` where it is memory.
+    fn register(&self, arg: Arg) -> Option<u8> {
+        match arg {
+            Arg::Gb | Arg::Gw | Arg::Gv | Arg::Gy => Some(self.insn.reg),
+            Arg::Al | Arg::Ax => Some(RAX),
+            Arg::Cl => Some(RCX),
+            Arg::Dx => Some(RDX),
+            Arg::Zb | Arg::Zv => Some((self.insn.opcode & 7) | ((self.insn.prefixes.rex & 1) << 3)),
+            Arg::Eb | Arg::Ew | Arg::Ez | Arg::Ev | Arg::Ey | Arg::RvMw | Arg::Rr => {
+                match self.insn.mem {
+                    None => Some(self.insn.rm),
+                    Some(_) => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the operand is the memory operand.
+    pub(super) fn is_mem(&self, arg: Arg) -> bool {
+        let place = matches!(
+            arg,
+            Arg::Eb | Arg::Ew | Arg::Ez | Arg::Ev | Arg::Ey | Arg::RvMw
+        ) || matches!(arg, Arg::Ob | Arg::Ov | Arg::Mv | Arg::My | Arg::Mq);
+        place && self.insn.mem.is_some()
+    }
+
+    /// The operand's value, zero-extended (immediates as the decoder extended them).
+    pub(super) fn get(&mut self, arg: Arg) -> Run<u64> {
+        let size = self.size(arg);
+        if self.is_mem(arg) {
+            let at = self.operand(size, false)?;
+            return self.read(at, size, false);
+        }
+        match arg {
+            Arg::One => Ok(1),
+            Arg::Ib | Arg::Is | Arg::Iw | Arg::Iz | Arg::Iv => Ok(self.insn.imm),
+            _ => match self.register(arg) {
+                Some(n) => Ok(self.reg(n, size)),
+                None => Err(Stop::Unhandled),
+            },
+        }
+    }
+
+    /// Writes the operand.
+    pub(super) fn put(&mut self, arg: Arg, value: u64) -> Run<()> {
+        let size = self.size(arg);
+        if self.is_mem(arg) {
+            let at = self.operand(size, true)?;
+            return self.write(at, size, value & alu::mask(size));
+        }
+        match self.register(arg) {
+            Some(n) => self.set_reg(n, size, value),
+            None => return Err(Stop::Unhandled),
+        }
+        Ok(())
+    }
+
+    /// Reads the operand, computes the new value and flags from the old ones, writes it back: atomically where the
+    /// instruction is locked (XCHG always is). Returns the old value.
+    pub(super) fn update(&mut self, arg: Arg, f: impl FnOnce(u64, u64) -> (u64, u64)) -> Run<u64> {
+        let size = self.size(arg);
+        if self.is_mem(arg) {
+            let at = self.operand(size, true)?;
+            return self.update_at(at, size, f);
+        }
+        let old = self.get(arg)?;
+        let (new, flags) = f(old, self.regs.rflags);
+        self.regs.rflags = flags;
+        self.put(arg, new)?;
+        Ok(old)
+    }
+
+    /// As [`Self::update`] for `size` bytes at a linear address.
+    pub(super) fn update_at(
+        &mut self,
+        at: u64,
+        size: u8,
+        f: impl FnOnce(u64, u64) -> (u64, u64),
+    ) -> Run<u64> {
+        let old = self.read(at, size, true)?;
+        let (new, flags) = f(old, self.regs.rflags);
+        self.regs.rflags = flags;
+        let new = new & alu::mask(size);
+        if self.insn.prefixes.lock || self.insn.kind() == Kind::Xchg {
+            self.exchange(at, size, u128::from(old), u128::from(new))?;
+        } else {
+            self.write(at, size, new)?;
+        }
+        Ok(old)
+    }
+
+    // The stack.
+
+    fn stack_mask(&self) -> u64 {
+        alu::mask(self.ctx.stack_bytes(self.regs.rflags))
+    }
+
+    /// Changes the stack pointer as far as the stack is wide.
+    fn set_sp(&mut self, value: u64) {
+        let mask = self.stack_mask();
+        let old = if mask == 0xffff {
+            self.regs.get(RSP)
+        } else {
+            0
+        };
+        self.regs.set(RSP, (old & !mask) | (value & mask));
+    }
+
+    /// Pushes `size` bytes.
+    pub(super) fn push(&mut self, size: u8, value: u64) -> Run<()> {
+        let sp = self.regs.get(RSP).wrapping_sub(u64::from(size)) & self.stack_mask();
+        let at = self.linear(Seg::Ss, sp, size, true)?;
+        self.write(at, size, value & alu::mask(size))?;
+        self.set_sp(sp);
+        Ok(())
+    }
+
+    /// Pops `size` bytes.
+    pub(super) fn pop(&mut self, size: u8) -> Run<u64> {
+        let sp = self.regs.get(RSP) & self.stack_mask();
+        let at = self.linear(Seg::Ss, sp, size, false)?;
+        let value = self.read(at, size, false)?;
+        self.set_sp(sp.wrapping_add(u64::from(size)));
+        Ok(value)
+    }
+}
+
+/// All bits of `size` bytes, for any size from 1 to 8.
+const fn alu_mask(size: u8) -> u64 {
+    u64::MAX.wrapping_shr(64u32.wrapping_sub((size as u32).wrapping_mul(8)))
+}

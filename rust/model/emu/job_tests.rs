@@ -1,0 +1,857 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Jobs run on a small machine of memory and ports, and on random answers.
+use super::super::decode::tests::{random_bytes, Rng};
+use super::*;
+use crate::model::event::vector;
+use crate::model::regs::{cr0, cr4, efer, Attr, Seg, Segment, RAX, RBX, RCX, RDI, RDX, RSI, RSP};
+use std::vec;
+use std::vec::Vec;
+
+/// Memory at linear `BASE`, a page of MMIO behind it, then nothing.
+struct Machine {
+    ram: Vec<u8>,
+    pio: [u8; 4096],
+    trace: Vec<Need>,
+    /// What reads of MMIO and ports give.
+    input: u64,
+    vectors: [[u64; 4]; 16],
+    /// How many compare-exchanges are to fail.
+    lose: u8,
+}
+
+const BASE: u64 = 0x10000;
+const RAM: u64 = 0x4000;
+const MMIO: u64 = BASE + RAM;
+
+impl Machine {
+    fn new() -> Self {
+        Self {
+            ram: (0..RAM).map(|n| (n * 7 + 3) as u8).collect(),
+            pio: [0; 4096],
+            trace: Vec::new(),
+            input: 0x8877_6655_4433_2211,
+            vectors: core::array::from_fn(|n| {
+                [
+                    n as u64 * 4,
+                    n as u64 * 4 + 1,
+                    n as u64 * 4 + 2,
+                    n as u64 * 4 + 3,
+                ]
+            }),
+            lose: 0,
+        }
+    }
+
+    fn range(&self, at: u64, len: u64) -> Option<core::ops::Range<usize>> {
+        assert!(
+            len > 0 && at % 4096 + len <= 4096,
+            "{at:#x} {len} crosses a page"
+        );
+        let start = at.checked_sub(BASE)?;
+        (start + len <= RAM).then_some(start as usize..(start + len) as usize)
+    }
+
+    fn page_fault(at: u64, write: bool) -> Answer {
+        Answer::Fault(Exception::page_fault(u32::from(write) << 1, at))
+    }
+
+    fn answer(&mut self, need: Need) -> Answer {
+        self.trace.push(need);
+        let mmio = |at: u64| (MMIO..MMIO + 4096).contains(&at);
+        match need {
+            Need::Check { at, len, write } => match self.range(at, u64::from(len)) {
+                Some(_) => Answer::Ram(true),
+                None if mmio(at) => Answer::Ram(false),
+                None => Self::page_fault(at, write),
+            },
+            Need::Read { at, len, rmw } => match self.range(at, u64::from(len)) {
+                Some(range) => {
+                    let mut value = [0xee; 8];
+                    value[..range.len()].copy_from_slice(&self.ram[range]);
+                    Answer::Value(u64::from_le_bytes(value))
+                }
+                None if mmio(at) => Answer::Value(self.input),
+                None => Self::page_fault(at, rmw),
+            },
+            Need::Write { at, len, value } => match self.range(at, u64::from(len)) {
+                Some(range) => {
+                    let len = range.len();
+                    self.ram[range].copy_from_slice(&value.to_le_bytes()[..len]);
+                    Answer::Ack
+                }
+                None if mmio(at) => Answer::Ack,
+                None => Self::page_fault(at, true),
+            },
+            Need::CmpXchg { at, len, old, new } => match self.range(at, u64::from(len)) {
+                Some(_) if self.lose > 0 => {
+                    self.lose -= 1;
+                    Answer::Exchanged(false)
+                }
+                Some(range) => {
+                    let len = range.len();
+                    let same = self.ram[range.clone()] == old.to_le_bytes()[..len];
+                    if same {
+                        self.ram[range].copy_from_slice(&new.to_le_bytes()[..len]);
+                    }
+                    Answer::Exchanged(same)
+                }
+                None if mmio(at) => Answer::Exchanged(true),
+                None => Self::page_fault(at, true),
+            },
+            Need::In { size, count, .. } if count > 1 => {
+                for n in 0..count * u16::from(size) {
+                    self.pio[usize::from(n)] = 0xa0 ^ n as u8;
+                }
+                Answer::Ack
+            }
+            Need::In { .. } => Answer::Value(self.input),
+            Need::PioToMem { at, offset, len } => {
+                let range = self.range(at, u64::from(len)).unwrap();
+                self.ram[range]
+                    .copy_from_slice(&self.pio[usize::from(offset)..usize::from(offset + len)]);
+                Answer::Ack
+            }
+            Need::MemToPio { at, offset, len } => {
+                let range = self.range(at, u64::from(len)).unwrap();
+                self.pio[usize::from(offset)..usize::from(offset + len)]
+                    .copy_from_slice(&self.ram[range]);
+                Answer::Ack
+            }
+            Need::ReadCr { .. } | Need::ReadDr { .. } | Need::ReadMsr { .. } => {
+                Answer::Value(self.input)
+            }
+            Need::ReadVec { reg } => Answer::Vector(self.vectors[usize::from(reg)]),
+            Need::WriteVec { reg, value, vex } => {
+                let [a, b, c, d] = value;
+                let [.., old_c, old_d] = self.vectors[usize::from(reg)];
+                self.vectors[usize::from(reg)] = if vex {
+                    [a, b, c, d]
+                } else {
+                    [a, b, old_c, old_d]
+                };
+                Answer::Ack
+            }
+            _ => Answer::Ack,
+        }
+    }
+
+    fn run(&mut self, job: &mut Job) -> Need {
+        let mut answer = Answer::Start;
+        for _ in 0..100_000 {
+            let need = job.step(answer);
+            if matches!(need, Need::Done(_) | Need::Fault(_) | Need::Unhandled) {
+                return need;
+            }
+            // A job survives being copied away while it waits.
+            let stored = *job;
+            answer = self.answer(need);
+            *job = stored;
+        }
+        panic!("no end: {job:?}");
+    }
+
+    fn read(&self, at: u64, len: u64) -> u64 {
+        let mut value = [0; 8];
+        let range = (at - BASE) as usize..(at - BASE + len) as usize;
+        value[..len as usize].copy_from_slice(&self.ram[range]);
+        u64::from_le_bytes(value)
+    }
+}
+
+fn flat(mode: CpuMode) -> Context {
+    let mut ctx = Context {
+        cr0: cr0::PE | cr0::PG,
+        cr4: cr4::OSFXSR | cr4::OSXSAVE,
+        ..Context::default()
+    };
+    let (l, db) = (mode == CpuMode::Bits64, mode == CpuMode::Bits32);
+    let limit = u32::MAX;
+    for segment in &mut ctx.segs.0 {
+        let attr = Attr::new(3, true, 0, true, false, false, db, true);
+        *segment = Segment {
+            base: 0,
+            limit,
+            selector: 8,
+            attr,
+        };
+    }
+    ctx.segs.get_mut(Seg::Cs).attr = Attr::new(11, true, 0, true, false, l, db, true);
+    if l {
+        ctx.efer = efer::LMA;
+    }
+    ctx
+}
+
+fn start(gpr: &[(u8, u64)]) -> Regs {
+    let mut regs = Regs {
+        rip: 0x1000,
+        rflags: 2,
+        ..Regs::default()
+    };
+    for &(n, value) in gpr {
+        regs.set(n, value);
+    }
+    regs
+}
+
+const DONE: Need = Need::Done(Done {
+    shadow: Shadow::None,
+    repeat: false,
+    trap: false,
+});
+
+/// Runs 64-bit code and returns the end, the registers and the machine.
+fn long(bytes: &[u8], gpr: &[(u8, u64)]) -> (Need, Regs, Machine) {
+    let mut machine = Machine::new();
+    let mut job = Job::new(bytes, &start(gpr), &flat(CpuMode::Bits64)).unwrap();
+    let end = machine.run(&mut job);
+    (end, *job.regs(), machine)
+}
+
+#[test]
+fn moves_between_memory_and_registers() {
+    // mov [rdi+8], eax
+    let (end, regs, m) = long(
+        &[0x89, 0x47, 8],
+        &[(RAX, 0x1122_3344_5566_7788), (RDI, BASE)],
+    );
+    assert_eq!((end, regs.rip), (DONE, 0x1003));
+    assert_eq!(
+        m.trace,
+        [Need::Write {
+            at: BASE + 8,
+            len: 4,
+            value: 0x5566_7788
+        }]
+    );
+    // mov rax, [mmio]: in parts of no more than eight bytes, as user space expects it
+    let (end, regs, m) = long(&[0x48, 0x8b, 0x07], &[(RDI, MMIO)]);
+    assert_eq!((end, regs.get(RAX)), (DONE, m.input));
+    // mov ah, [rdi]
+    let (_, regs, m) = long(&[0x8a, 0x27], &[(RDI, BASE), (RAX, u64::MAX)]);
+    assert_eq!(regs.get(RAX), u64::MAX & !0xff00 | m.read(BASE, 1) << 8);
+    // movzx eax, byte [rdi]; movsx rax, word [rdi]; movsxd rax, dword [rdi]; movbe eax, [rdi]
+    let (_, regs, m) = long(&[0x0f, 0xb6, 0x07], &[(RDI, BASE + 40), (RAX, u64::MAX)]);
+    assert_eq!(regs.get(RAX), m.read(BASE + 40, 1));
+    let (_, regs, m) = long(&[0x48, 0x0f, 0xbf, 0x07], &[(RDI, BASE + 20)]);
+    assert_eq!(regs.get(RAX), m.read(BASE + 20, 2) as i16 as u64);
+    let (_, regs, m) = long(&[0x48, 0x63, 0x07], &[(RDI, BASE + 20)]);
+    assert_eq!(regs.get(RAX), m.read(BASE + 20, 4) as i32 as u64);
+    let (_, regs, m) = long(&[0x0f, 0x38, 0xf0, 0x07], &[(RDI, BASE)]);
+    assert_eq!(
+        regs.get(RAX),
+        u64::from((m.read(BASE, 4) as u32).swap_bytes())
+    );
+    // movabs al, [moffs]; mov word [rip+disp], imm
+    let mut code = vec![0xa0];
+    code.extend((BASE + 5).to_le_bytes());
+    let (_, regs, m) = long(&code, &[]);
+    assert_eq!(regs.get(RAX), m.read(BASE + 5, 1));
+    let (_, _, m) = long(&[0x66, 0xc7, 0x05, 0xf7, 0xef, 0, 0, 0x34, 0x12], &[]);
+    assert_eq!(
+        m.trace,
+        [Need::Write {
+            at: BASE,
+            len: 2,
+            value: 0x1234
+        }]
+    );
+}
+
+#[test]
+fn accesses_across_pages_come_in_two_parts() {
+    let at = BASE + 0xffd;
+    let (end, _, m) = long(
+        &[0x48, 0x89, 0x07],
+        &[(RAX, 0x1122_3344_5566_7788), (RDI, at)],
+    );
+    assert_eq!(end, DONE);
+    assert_eq!(m.read(at, 8), 0x1122_3344_5566_7788);
+    assert_eq!(m.trace.len(), 4);
+    assert!(matches!(
+        m.trace[1],
+        Need::Check {
+            at: 0x11000,
+            len: 5,
+            write: true
+        }
+    ));
+    // The second page is missing: nothing is written.
+    let (end, regs, m) = long(&[0x48, 0x89, 0x07], &[(RAX, 1), (RDI, MMIO + 0xffc)]);
+    assert_eq!(end, Need::Fault(Exception::page_fault(2, MMIO + 0x1000)));
+    assert!(!m
+        .trace
+        .iter()
+        .any(|need| matches!(need, Need::Write { .. })));
+    assert_eq!(regs.rip, 0x1000);
+    let (_, regs, m) = long(&[0x48, 0x8b, 0x07], &[(RDI, at)]);
+    assert_eq!(regs.get(RAX), m.read(at, 8));
+}
+
+#[test]
+fn arithmetic_reads_modifies_and_writes() {
+    // add [rdi], eax; the walk is one for writing
+    let (end, regs, m) = long(&[0x01, 0x07], &[(RAX, 0xffff_ffff), (RDI, BASE)]);
+    let old = Machine::new().read(BASE, 4);
+    assert_eq!((end, m.read(BASE, 4)), (DONE, old - 1));
+    assert!(matches!(
+        m.trace[0],
+        Need::Read {
+            rmw: true,
+            len: 4,
+            ..
+        }
+    ));
+    assert_ne!(regs.rflags & rflags::CF, 0);
+    // cmp [rdi], eax writes nothing
+    let (_, regs, m) = long(&[0x39, 0x07], &[(RAX, old), (RDI, BASE)]);
+    assert_eq!(m.trace.len(), 1);
+    assert_ne!(regs.rflags & rflags::ZF, 0);
+    // lock xadd [rdi], eax, which loses twice
+    let mut m = Machine::new();
+    m.lose = 2;
+    let regs = start(&[(RAX, 5), (RDI, BASE)]);
+    let mut job = Job::new(&[0xf0, 0x0f, 0xc1, 0x07], &regs, &flat(CpuMode::Bits64)).unwrap();
+    assert_eq!(m.run(&mut job), DONE);
+    assert_eq!((job.regs().get(RAX), m.read(BASE, 4)), (old, old + 5));
+    // One that always loses gives the guest another try.
+    m.lose = 100;
+    let mut job = Job::new(&[0xf0, 0x0f, 0xc1, 0x07], &regs, &flat(CpuMode::Bits64)).unwrap();
+    assert!(matches!(
+        m.run(&mut job),
+        Need::Done(Done {
+            repeat: true,
+            trap: false,
+            ..
+        })
+    ));
+    assert_eq!(*job.regs(), regs);
+    // xadd eax, eax: the sum stays
+    let (_, regs, _) = long(&[0x0f, 0xc1, 0xc0], &[(RAX, 7)]);
+    assert_eq!(regs.get(RAX), 14);
+}
+
+#[test]
+fn exchanges() {
+    let old = Machine::new().read(BASE, 8);
+    // xchg [rdi], rax: locked without a prefix
+    let (_, regs, m) = long(&[0x48, 0x87, 0x07], &[(RAX, 9), (RDI, BASE)]);
+    assert_eq!((regs.get(RAX), m.read(BASE, 8)), (old, 9));
+    assert!(matches!(m.trace[1], Need::CmpXchg { len: 8, new: 9, .. }));
+    // xchg r8, rax is 49 90
+    let (_, regs, _) = long(&[0x49, 0x90], &[(RAX, 1), (8, 2)]);
+    assert_eq!((regs.get(RAX), regs.get(8)), (2, 1));
+    // cmpxchg [rdi], rcx: equal, then not
+    let (_, regs, m) = long(
+        &[0x48, 0x0f, 0xb1, 0x0f],
+        &[(RAX, old), (RCX, 3), (RDI, BASE)],
+    );
+    assert_eq!((m.read(BASE, 8), regs.rflags & rflags::ZF), (3, rflags::ZF));
+    let (_, regs, m) = long(
+        &[0x48, 0x0f, 0xb1, 0x0f],
+        &[(RAX, 1), (RCX, 3), (RDI, BASE)],
+    );
+    assert_eq!(
+        (m.read(BASE, 8), regs.get(RAX), regs.rflags & rflags::ZF),
+        (old, old, 0)
+    );
+    // lock cmpxchg16b [rdi]
+    let high = Machine::new().read(BASE + 8, 8);
+    let gpr = [
+        (RAX, old),
+        (RDX, high),
+        (RBX, 0x11),
+        (RCX, 0x22),
+        (RDI, BASE),
+    ];
+    let (end, regs, m) = long(&[0xf0, 0x48, 0x0f, 0xc7, 0x0f], &gpr);
+    assert_eq!(
+        (end, m.read(BASE, 8), m.read(BASE + 8, 8)),
+        (DONE, 0x11, 0x22)
+    );
+    assert_ne!(regs.rflags & rflags::ZF, 0);
+    let gpr = [(RAX, old), (RDX, high), (RDI, BASE + 8)];
+    let (end, ..) = long(&[0xf0, 0x48, 0x0f, 0xc7, 0x0f], &gpr);
+    assert_eq!(
+        end,
+        Need::Fault(Exception::protection(0)),
+        "must be aligned"
+    );
+    let (_, regs, m) = long(&[0x0f, 0xc7, 0x0f], &[(RAX, 1), (RDI, BASE)]);
+    assert_eq!(
+        (regs.get(RAX), regs.get(RDX)),
+        (old & 0xffff_ffff, old >> 32)
+    );
+    assert_eq!(m.read(BASE, 8), old);
+}
+
+#[test]
+fn bit_strings_reach_beyond_the_operand() {
+    // bts [rdi], rax with bit 0x4005: eight bytes each
+    let (_, _, m) = long(&[0x48, 0x0f, 0xab, 0x07], &[(RAX, 0x4005), (RDI, BASE)]);
+    assert!(matches!(m.trace[0], Need::Read { at: 0x10800, .. }));
+    // bt [rdi], eax with bit -1: the dword below
+    let (_, regs, m) = long(&[0x0f, 0xa3, 0x07], &[(RAX, 0xffff_ffff), (RDI, BASE + 8)]);
+    assert!(matches!(
+        m.trace[..],
+        [Need::Read {
+            at: 0x10004,
+            len: 4,
+            ..
+        }]
+    ));
+    assert_eq!(regs.rflags & 1, m.read(BASE + 4, 4) >> 31);
+    // An immediate stays within the operand: btr dword [rdi], 35 is bit 3
+    let (_, _, m) = long(&[0x0f, 0xba, 0x37, 35], &[(RDI, BASE)]);
+    assert_eq!(m.read(BASE, 4), Machine::new().read(BASE, 4) & !8);
+}
+
+#[test]
+fn the_stack() {
+    let old = Machine::new().read(BASE, 8);
+    // push [rdi]
+    let (_, regs, m) = long(&[0xff, 0x37], &[(RDI, BASE), (RSP, BASE + 0x100)]);
+    assert_eq!((regs.get(RSP), m.read(BASE + 0xf8, 8)), (BASE + 0xf8, old));
+    // pop [rsp+8]: the address is computed after the pop
+    let (end, regs, m) = long(&[0x8f, 0x44, 0x24, 8], &[(RSP, BASE)]);
+    assert_eq!(
+        (end, regs.get(RSP), m.read(BASE + 16, 8)),
+        (DONE, BASE + 8, old)
+    );
+    // A non-canonical stack is a stack fault, other data a general protection fault.
+    let (end, ..) = long(&[0xff, 0x37], &[(RDI, BASE), (RSP, 1 << 60)]);
+    assert_eq!(end, Need::Fault(Exception::with_error(vector::SS, 0)));
+    let (end, ..) = long(&[0xff, 0x37], &[(RDI, 1 << 60), (RSP, 1 << 60)]);
+    assert_eq!(end, Need::Fault(Exception::with_error(vector::GP, 0)));
+}
+
+#[test]
+fn repeated_strings() {
+    // rep movsb of 10 bytes
+    let gpr = [(RCX, 10), (RSI, BASE), (RDI, BASE + 0x200)];
+    let (end, regs, m) = long(&[0xf3, 0xa4], &gpr);
+    assert_eq!((end, regs.get(RCX), regs.get(RSI)), (DONE, 0, BASE + 10));
+    assert_eq!(m.ram[0x200..0x20a], m.ram[..10]);
+    // None at all
+    let (end, regs, m) = long(&[0xf3, 0xa4], &[(RSI, 1 << 60)]);
+    assert_eq!((end, regs.rip, m.trace.len()), (DONE, 0x1002, 0));
+    // A long one is interrupted with its progress committed, and can go on.
+    let mut regs = start(&[(RCX, 1000), (RDI, BASE), (RAX, 0x5a)]);
+    let (mut m, mut rounds) = (Machine::new(), 0);
+    loop {
+        let mut job = Job::new(&[0xf3, 0xaa], &regs, &flat(CpuMode::Bits64)).unwrap();
+        let end = m.run(&mut job);
+        regs = *job.regs();
+        rounds += 1;
+        match end {
+            Need::Done(Done { repeat: true, .. }) => assert_eq!(regs.rip, 0x1000),
+            _ => break assert_eq!(end, DONE),
+        }
+    }
+    assert_eq!((rounds, regs.get(RCX), regs.rflags & rflags::RF), (4, 0, 0));
+    assert!(m.ram[..1000].iter().all(|&b| b == 0x5a) && m.ram[1000] != 0x5a);
+    // A fault in the middle keeps what was done.
+    let (end, regs, _) = long(&[0xf3, 0xaa], &[(RCX, 100), (RDI, MMIO + 0xffe)]);
+    assert_eq!(end, Need::Fault(Exception::page_fault(2, MMIO + 0x1000)));
+    assert_eq!((regs.get(RCX), regs.rip), (98, 0x1000));
+    // repne scasb stops at the byte; repe cmpsb at the difference
+    let wanted = u64::from(Machine::new().ram[20]);
+    let (_, regs, _) = long(&[0xf2, 0xae], &[(RCX, 100), (RDI, BASE), (RAX, wanted)]);
+    assert_eq!((regs.get(RCX), regs.get(RDI)), (79, BASE + 21));
+    let (_, regs, _) = long(&[0xf3, 0xa6], &[(RCX, 100), (RDI, BASE), (RSI, BASE + 1)]);
+    assert_eq!(regs.get(RCX), 99);
+    // Single-stepping: one iteration a time
+    let mut regs = start(&[(RCX, 3), (RDI, BASE)]);
+    regs.rflags |= rflags::TF;
+    let mut job = Job::new(&[0xf3, 0xaa], &regs, &flat(CpuMode::Bits64)).unwrap();
+    assert!(matches!(
+        m.run(&mut job),
+        Need::Done(Done {
+            repeat: true,
+            trap: true,
+            ..
+        })
+    ));
+    assert_eq!(job.regs().get(RCX), 2);
+}
+
+#[test]
+fn string_ports_go_in_batches() {
+    // rep insb of 5000 bytes: to the end of the page, then whole pages
+    let (end, regs, m) = long(
+        &[0xf3, 0x6c],
+        &[(RCX, 5000), (RDX, 0x1f0), (RDI, BASE + 0xf00)],
+    );
+    assert_eq!(
+        (end, regs.get(RCX), regs.get(RDI)),
+        (DONE, 0, BASE + 0xf00 + 5000)
+    );
+    let counts: Vec<u16> = m
+        .trace
+        .iter()
+        .filter_map(|need| {
+            if let Need::In { count, .. } = need {
+                Some(*count)
+            } else {
+                None
+            }
+        })
+        .collect();
+    assert_eq!(counts, [256, 4096, 648]);
+    assert_eq!(m.ram[0xf00], 0xa0);
+    // To MMIO one by one, through the value
+    let (_, _, m) = long(&[0xf3, 0x6d], &[(RCX, 2), (RDX, 0x1f0), (RDI, MMIO)]);
+    assert!(m.trace.contains(&Need::Write {
+        at: MMIO + 4,
+        len: 4,
+        value: 0x4433_2211
+    }));
+    // The destination faults before the port is read.
+    let (end, _, m) = long(
+        &[0xf3, 0x6d],
+        &[(RCX, 2), (RDX, 0x1f0), (RDI, MMIO + 0x1000)],
+    );
+    assert!(matches!(end, Need::Fault(_)) && m.trace.len() == 1);
+    // rep outsw of 3; downwards one by one
+    let (_, _, m) = long(&[0xf3, 0x66, 0x6f], &[(RCX, 3), (RDX, 0x80), (RSI, BASE)]);
+    assert!(m.trace.contains(&Need::Out {
+        port: 0x80,
+        size: 2,
+        count: 3,
+        value: 0
+    }));
+    assert_eq!(m.pio[..6], m.ram[..6]);
+    let mut regs = start(&[(RCX, 3), (RDX, 0x80), (RSI, BASE + 8)]);
+    regs.rflags |= rflags::DF;
+    let mut job = Job::new(&[0xf3, 0x6e], &regs, &flat(CpuMode::Bits64)).unwrap();
+    let mut m = Machine::new();
+    assert_eq!(m.run(&mut job), DONE);
+    assert_eq!(job.regs().get(RSI), BASE + 5);
+    let outs: Vec<_> = m
+        .trace
+        .iter()
+        .filter(|n| matches!(n, Need::Out { count: 1, .. }))
+        .collect();
+    assert_eq!(outs.len(), 3);
+}
+
+#[test]
+fn ports_and_their_permission() {
+    let (_, regs, m) = long(&[0xec], &[(RDX, 0x3f8), (RAX, u64::MAX)]);
+    assert_eq!(regs.get(RAX), u64::MAX & !0xff | 0x11);
+    assert_eq!(
+        m.trace,
+        [Need::In {
+            port: 0x3f8,
+            size: 1,
+            count: 1
+        }]
+    );
+    let (_, _, m) = long(&[0xe7, 0x80], &[(RAX, 0x1234_5678)]);
+    assert_eq!(
+        m.trace,
+        [Need::Out {
+            port: 0x80,
+            size: 4,
+            count: 1,
+            value: 0x1234_5678
+        }]
+    );
+    let mut ctx = flat(CpuMode::Bits64);
+    ctx.cpl = 3;
+    let mut job = Job::new(&[0xec], &start(&[]), &ctx).unwrap();
+    assert_eq!(
+        job.step(Answer::Start),
+        Need::PortAllowed { port: 0, size: 1 }
+    );
+    assert_eq!(
+        job.step(Answer::Fault(Exception::protection(0))),
+        Need::Fault(Exception::protection(0))
+    );
+    assert_eq!(job.step(Answer::Ack), Need::Unhandled, "it has ended");
+}
+
+#[test]
+fn control_registers_and_msrs() {
+    let (_, _, m) = long(&[0x44, 0x0f, 0x22, 0xc3], &[(RBX, 5)]);
+    assert_eq!(m.trace, [Need::WriteCr { cr: 8, value: 5 }]);
+    let (_, regs, m) = long(&[0x0f, 0x20, 0xe3], &[]);
+    assert_eq!(
+        (m.trace[0], regs.get(RBX)),
+        (Need::ReadCr { cr: 4 }, m.input)
+    );
+    let (end, ..) = long(&[0x0f, 0x20, 0xeb], &[]);
+    assert_eq!(end, Need::Fault(Exception::undefined()), "there is no CR5");
+    let (_, _, m) = long(&[0x0f, 0x06], &[]);
+    assert_eq!(
+        m.trace[1],
+        Need::WriteCr {
+            cr: 0,
+            value: m.input & !8
+        }
+    );
+    // lmsw ax: cannot clear PE
+    let (_, _, m) = long(&[0x0f, 0x01, 0xf0], &[(RAX, 0xfff2)]);
+    assert_eq!(
+        m.trace[1],
+        Need::WriteCr {
+            cr: 0,
+            value: m.input & !0xf | 3
+        }
+    );
+    let (_, _, m) = long(&[0x0f, 0x30], &[(RAX, u64::MAX), (RCX, 0x10), (RDX, 1)]);
+    assert_eq!(
+        m.trace,
+        [Need::WriteMsr {
+            index: 0x10,
+            value: 0x1_ffff_ffff
+        }]
+    );
+    let (_, regs, m) = long(&[0x0f, 0x32], &[(RCX, 0xc000_0080)]);
+    assert_eq!(
+        (regs.get(RAX), regs.get(RDX)),
+        (m.input & 0xffff_ffff, m.input >> 32)
+    );
+    let (_, _, m) = long(&[0x0f, 0x01, 0x3f], &[(RDI, 0x7000)]);
+    assert_eq!(m.trace, [Need::Invlpg { at: 0x7000 }]);
+    let mut ctx = flat(CpuMode::Bits64);
+    ctx.cpl = 3;
+    for code in [
+        &[0x0f, 0x22, 0xc0][..],
+        &[0x0f, 0x30],
+        &[0x0f, 0x06],
+        &[0x0f, 0x23, 0xf8],
+    ] {
+        let mut job = Job::new(code, &start(&[]), &ctx).unwrap();
+        assert_eq!(
+            job.step(Answer::Start),
+            Need::Fault(Exception::protection(0))
+        );
+    }
+}
+
+#[test]
+fn vector_moves() {
+    // movups [rdi], xmm1; movaps to an odd address; vmovdqu ymm2, [rdi]
+    let (end, _, m) = long(&[0x0f, 0x11, 0x0f], &[(RDI, BASE + 1)]);
+    assert_eq!(
+        (end, m.read(BASE + 1, 8), m.read(BASE + 9, 8)),
+        (DONE, 4, 5)
+    );
+    let (end, ..) = long(&[0x0f, 0x29, 0x0f], &[(RDI, BASE + 1)]);
+    assert_eq!(end, Need::Fault(Exception::protection(0)));
+    let (_, _, m) = long(&[0xc5, 0xfe, 0x6f, 0x17], &[(RDI, BASE)]);
+    let words: Vec<u64> = (0..4).map(|n| m.read(BASE + 8 * n, 8)).collect();
+    assert_eq!(m.vectors[2][..], words);
+    // The worst case: 32 bytes, unaligned, into two pages
+    let (end, _, m) = long(&[0xc5, 0xfe, 0x7f, 0x17], &[(RDI, BASE + 0xffd)]);
+    assert_eq!((end, m.read(BASE + 0xffd + 24, 8)), (DONE, 11));
+    // movups keeps the upper half of the YMM register, movss clears up to bit 127
+    let (_, _, m) = long(&[0xf3, 0x0f, 0x10, 0x17], &[(RDI, BASE)]);
+    assert_eq!(m.vectors[2], [m.read(BASE, 4), 0, 10, 11]);
+    // movhps [rdi], xmm1; movlps xmm1, [rdi]; movq xmm1, rax
+    let (_, _, m) = long(&[0x0f, 0x17, 0x0f], &[(RDI, BASE)]);
+    assert_eq!(m.read(BASE, 8), 5);
+    let (_, _, m) = long(&[0x0f, 0x12, 0x0f], &[(RDI, BASE)]);
+    assert_eq!(m.vectors[1], [m.read(BASE, 8), 5, 6, 7]);
+    let (_, _, m) = long(&[0x66, 0x48, 0x0f, 0x6e, 0xc8], &[(RAX, 77)]);
+    assert_eq!(m.vectors[1], [77, 0, 6, 7]);
+    let mut ctx = flat(CpuMode::Bits64);
+    ctx.cr0 |= cr0::TS;
+    let mut job = Job::new(&[0x0f, 0x11, 0x0f], &start(&[]), &ctx).unwrap();
+    assert_eq!(
+        job.step(Answer::Start),
+        Need::Fault(Exception::new(vector::NM))
+    );
+}
+
+#[test]
+fn segments_are_checked_outside_64_bit_mode() {
+    let mut ctx = flat(CpuMode::Bits32);
+    ctx.segs.get_mut(Seg::Ds).base = BASE;
+    ctx.segs.get_mut(Seg::Ds).limit = 0xfff;
+    let load = |ctx: &Context, at: u64| {
+        let mut job = Job::new(&[0x8b, 0x07], &start(&[(RDI, at)]), ctx).unwrap();
+        job.step(Answer::Start)
+    };
+    let gp = Need::Fault(Exception::protection(0));
+    assert_eq!(
+        load(&ctx, 0xffc),
+        Need::Read {
+            at: BASE + 0xffc,
+            len: 4,
+            rmw: false
+        }
+    );
+    assert_eq!(load(&ctx, 0xffd), gp);
+    assert_eq!(load(&ctx, 0xffff_fffe), gp);
+    // Expand-down: what was inside is outside
+    ctx.segs.get_mut(Seg::Ds).attr = Attr::new(7, true, 0, true, false, false, true, false);
+    assert_eq!(load(&ctx, 0xffc), gp);
+    assert_eq!(
+        load(&ctx, 0x1000),
+        Need::Read {
+            at: BASE + 0x1000,
+            len: 4,
+            rmw: false
+        }
+    );
+    // Execute-only code cannot be read, read-only data not written, a null segment neither.
+    ctx.segs.get_mut(Seg::Ds).attr = Attr::new(9, true, 0, true, false, false, true, false);
+    assert_eq!(load(&ctx, 0), gp);
+    ctx.segs.get_mut(Seg::Ds).attr = Attr::new(1, true, 0, true, false, false, true, false);
+    assert_ne!(load(&ctx, 0), gp);
+    let mut job = Job::new(&[0x89, 0x07], &start(&[]), &ctx).unwrap();
+    assert_eq!(job.step(Answer::Start), gp);
+    ctx.segs.get_mut(Seg::Ds).attr = Attr::default().with_unusable(true);
+    assert_eq!(load(&ctx, 0), gp);
+    // Through the stack segment it is a stack fault.
+    ctx.segs.get_mut(Seg::Ss).limit = 7;
+    let mut job = Job::new(&[0x8b, 0x45, 8], &start(&[]), &ctx).unwrap();
+    assert_eq!(
+        job.step(Answer::Start),
+        Need::Fault(Exception::with_error(vector::SS, 0))
+    );
+    // Real mode: no error code, wrap at the limit is a fault, the address is base plus offset.
+    let mut ctx = Context::default();
+    for segment in &mut ctx.segs.0 {
+        *segment = Segment {
+            base: 0xffff0,
+            limit: 0xffff,
+            ..Segment::default()
+        };
+    }
+    let mut job = Job::new(&[0x8b, 0x05], &start(&[(RDI, 0xf_1000)]), &ctx).unwrap();
+    assert_eq!(
+        job.step(Answer::Start),
+        Need::Read {
+            at: 0x100ff0,
+            len: 2,
+            rmw: false
+        }
+    );
+    let mut job = Job::new(&[0x8b, 0x05], &start(&[(RDI, 0xffff)]), &ctx).unwrap();
+    assert_eq!(
+        job.step(Answer::Start),
+        Need::Fault(Exception::new(vector::GP))
+    );
+}
+
+#[test]
+fn user_accesses_may_have_to_be_aligned() {
+    let mut ctx = flat(CpuMode::Bits64);
+    (ctx.cpl, ctx.cr0) = (3, ctx.cr0 | cr0::AM);
+    let mut regs = start(&[(RDI, BASE + 2)]);
+    let first = |regs: &Regs, ctx: &Context| {
+        Job::new(&[0x8b, 0x07], regs, ctx)
+            .unwrap()
+            .step(Answer::Start)
+    };
+    assert!(matches!(first(&regs, &ctx), Need::Read { .. }));
+    regs.rflags |= rflags::AC;
+    assert_eq!(
+        first(&regs, &ctx),
+        Need::Fault(Exception::with_error(vector::AC, 0))
+    );
+    ctx.cpl = 0;
+    assert!(matches!(first(&regs, &ctx), Need::Read { .. }));
+}
+
+#[test]
+fn single_step_and_resume_flag() {
+    let mut regs = start(&[]);
+    regs.rflags |= rflags::TF | rflags::RF;
+    let mut job = Job::new(&[0x90], &regs, &flat(CpuMode::Bits32)).unwrap();
+    let Need::Done(done) = job.step(Answer::Start) else {
+        panic!()
+    };
+    assert!(done.trap && !done.repeat);
+    assert_eq!(job.regs().rflags & rflags::RF, 0);
+    // The instruction pointer is 32 bits wide outside of 64-bit mode.
+    regs.rip = 0xffff_ffff;
+    let mut job = Job::new(&[0x90], &regs, &flat(CpuMode::Bits32)).unwrap();
+    job.step(Answer::Start);
+    assert_eq!(job.regs().rip, 0);
+}
+
+fn random_answer(rng: &mut Rng) -> Answer {
+    match rng.below(40) {
+        0 => Answer::Fault(Exception::protection(0)),
+        1 => Answer::Start,
+        2..=4 => Answer::Exchanged(false),
+        5..=8 => Answer::Vector([rng.next(), rng.next(), rng.next(), rng.next()]),
+        9..=14 => Answer::Ram(rng.below(2) == 0),
+        15..=20 => Answer::Ack,
+        21..=24 => Answer::Exchanged(true),
+        _ => Answer::Value(rng.next()),
+    }
+}
+
+fn random_context(rng: &mut Rng) -> Context {
+    let mut ctx = flat([CpuMode::Bits16, CpuMode::Bits32, CpuMode::Bits64][rng.below(3) as usize]);
+    if rng.below(3) == 0 {
+        for segment in &mut ctx.segs.0 {
+            segment.base = rng.next();
+            segment.limit = rng.next() as u32 >> rng.below(32);
+            segment.attr = Attr::from_vmx(rng.next() as u32);
+        }
+        (ctx.cr0, ctx.cr4, ctx.efer) = (rng.next(), rng.next(), rng.next());
+    }
+    ctx.cpl = rng.byte() & 3;
+    ctx
+}
+
+/// Whatever the bytes, registers and answers, even answers of the wrong kind: no panic, an end after a bounded
+/// number of steps, needs that keep their promises.
+#[test]
+fn random_jobs_end() {
+    let mut rng = Rng(5);
+    let (mut ran, mut done) = (0, 0);
+    for _ in 0..600_000 {
+        let bytes = random_bytes(&mut rng);
+        let mut regs = Regs {
+            rip: rng.next(),
+            rflags: rng.next(),
+            ..Regs::default()
+        };
+        for n in 0..16 {
+            let value = rng.next() >> rng.below(64);
+            regs.set(n, value);
+        }
+        let Ok(mut job) = Job::new(&bytes, &regs, &random_context(&mut rng)) else {
+            continue;
+        };
+        ran += 1;
+        let mut answer = Answer::Start;
+        for steps in 0.. {
+            assert!(steps < 20_000, "{job:?}");
+            let need = job.step(answer);
+            match need {
+                Need::Done(_) => done += 1,
+                Need::Fault(_) => {}
+                Need::Unhandled => assert_eq!(job.regs().rip, regs.rip),
+                Need::Read { at, len, .. } | Need::Write { at, len, .. } => {
+                    assert!((1..=8).contains(&len) && at % 4096 + u64::from(len) <= 4096);
+                }
+                Need::Check { at, len, .. }
+                | Need::PioToMem { at, len, .. }
+                | Need::MemToPio { at, len, .. } => {
+                    assert!(len >= 1 && at % 4096 + u64::from(len) <= 4096);
+                }
+                Need::CmpXchg { at, len, .. } => assert!(at % 4096 + u64::from(len) <= 4096),
+                Need::In { size, count, .. } | Need::Out { size, count, .. } => {
+                    assert!(
+                        matches!(size, 1 | 2 | 4)
+                            && (1..=4096).contains(&(count * u16::from(size)))
+                    );
+                }
+                _ => {}
+            }
+            if matches!(need, Need::Done(_) | Need::Fault(_) | Need::Unhandled) {
+                break;
+            }
+            answer = random_answer(&mut rng);
+        }
+    }
+    assert!(ran > 200_000 && done > 20_000, "{ran} {done}");
+}
