@@ -375,12 +375,10 @@ const SECONDARY: Wanted = Wanted {
     word: Word::Secondary,
     required: secondary::EPT | secondary::UNRESTRICTED_GUEST,
     dynamic: 0,
-    optional: secondary::VPID
-        | secondary::WBINVD
-        | secondary::RDTSCP
-        | secondary::INVPCID
-        | secondary::XSAVES,
-    forbidden: secondary::APIC_ACCESSES
+    optional: secondary::VPID | secondary::WBINVD | secondary::RDTSCP | secondary::INVPCID,
+    // XSAVES is not offered to guests, so that nothing of theirs reaches the host's IA32_XSS.
+    forbidden: secondary::XSAVES
+        | secondary::APIC_ACCESSES
         | secondary::X2APIC_MODE
         | secondary::APIC_REGISTERS
         | secondary::INTERRUPT_DELIVERY
@@ -394,12 +392,9 @@ const SECONDARY: Wanted = Wanted {
 
 const EXIT: Wanted = Wanted {
     word: Word::Exit,
-    required: exit::SAVE_DEBUG
-        | exit::HOST_64
-        | exit::ACKNOWLEDGE_INTERRUPT
-        | exit::LOAD_PAT
-        | exit::LOAD_EFER,
-    dynamic: 0,
+    required: exit::SAVE_DEBUG | exit::HOST_64 | exit::LOAD_PAT | exit::LOAD_EFER,
+    // An interrupt that ends a run stays pending until the host enables interrupts: then all of its state is back.
+    dynamic: exit::ACKNOWLEDGE_INTERRUPT,
     optional: 0,
     // PAT and EFER change only by intercepted writes, so there is nothing to save.
     forbidden: exit::SAVE_PAT | exit::SAVE_EFER | exit::SAVE_PREEMPTION_TIMER,

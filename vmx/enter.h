@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What the Intel world switch is told and what it tells: offsets for assembly, the same struct for C.
- * vmx/setup.rs mirrors it and asserts each offset.
+ * vmx/insn.rs mirrors it and asserts each offset.
  */
 #ifndef LODGE_VMX_ENTER_H
 #define LODGE_VMX_ENTER_H
@@ -34,9 +34,9 @@ static_assert(offsetof(struct lodge_vmx, host_rsp) == VMX_HOST_RSP);
 static_assert(offsetof(struct lodge_vmx, flags) == VMX_FLAGS);
 static_assert(sizeof(struct lodge_vmx) == 48);
 
-/* The host state of a CPU that a VMCS must repeat. */
+/* The host state of a CPU that a VMCS must repeat; CR3 and CR4 are looked at before each entry instead. */
 struct lodge_vmx_cpu {
-	u64 cr0, cr3, cr4;
+	u64 cr0;
 	u64 gdt, idt, tr;
 	u64 sysenter_esp, sysenter_eip;
 	u64 pat, efer;
@@ -44,12 +44,14 @@ struct lodge_vmx_cpu {
 	u32 sysenter_cs;
 	u16 cs, ss, tr_selector;
 };
+static_assert(sizeof(struct lodge_vmx_cpu) == 88);
 
 /* What a VM exit does not bring back, or brings back from the VMCS, of the thread that runs the vCPU. */
 struct lodge_vmx_thread {
 	u64 fs_base, gs_base, kernel_gs_base;
 	u16 fs, gs, ds, es, ldt;
 };
+static_assert(sizeof(struct lodge_vmx_thread) == 40);
 
 /* A VMCS as the lists of active ones hold it. */
 struct lodge_vmcs {

@@ -11,7 +11,7 @@
 //! may start the crash handler at any: **what is active on a processor is in its list**.
 //!
 //! - Claiming: list, set the place, VMPTRLD.
-//! - Clearing, on the processor itself: VMCLEAR, set the place, unlist.
+//! - Clearing, on the processor itself: VMCLEAR, unlist, set the place (release): whoever reads that it is clear may list it.
 //!
 //! A processor makes both with interrupts off; a thread loads with preemption off. The place is written only by the
 //! processor that it names, or, when it names none, by the thread that owns the VMCS.

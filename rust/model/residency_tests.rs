@@ -20,6 +20,8 @@ struct Cpu {
     /// The thread that runs here with preemption off.
     owner: Option<usize>,
     irqs_off: bool,
+    /// VMCLEAR of this one was executed, and one of unlisting and setting its place is still to do.
+    clearing: Option<usize>,
 }
 
 /// How far the owner of a VMCS is.
@@ -54,6 +56,7 @@ enum Mutation {
     NoClearOnMigration,
     FreeWithoutClear,
     PointBeforeListing,
+    PlaceBeforeUnlisting,
     ForgetCurrent,
 }
 
@@ -77,7 +80,9 @@ impl World {
         self.cpus[cpu].current = Some(v);
     }
 
-    fn clear_on(&mut self, cpu: usize, v: usize, mutation: Mutation) -> Result<(), Misplaced> {
+    /// The first half of clearing `v` on `cpu`, which has interrupts off until the second.
+    fn begin_clear(&mut self, cpu: usize, v: usize, mutation: Mutation) -> Result<(), Misplaced> {
+        let cleared = self.vmcss[v].place.cleared(cpu as u32)?;
         self.cpus[cpu].hw_active[v] = false;
         self.vmcss[v].hw_launched = false;
         if self.cpus[cpu].hw_current == Some(v) {
@@ -86,9 +91,28 @@ impl World {
         if self.cpus[cpu].current == Some(v) && mutation != Mutation::ForgetCurrent {
             self.cpus[cpu].current = None;
         }
-        self.vmcss[v].place = self.vmcss[v].place.cleared(cpu as u32)?;
-        self.cpus[cpu].listed[v] = false;
+        if mutation == Mutation::PlaceBeforeUnlisting {
+            self.vmcss[v].place = cleared;
+        } else {
+            self.cpus[cpu].listed[v] = false;
+        }
+        self.cpus[cpu].clearing = Some(v);
+        self.cpus[cpu].irqs_off = true;
         Ok(())
+    }
+
+    /// The second half of a clearing on `cpu`, if there is one.
+    fn end_clear(mut self, cpu: usize, mutation: Mutation) -> Result<Option<Self>, Misplaced> {
+        let Some(v) = self.cpus[cpu].clearing.take() else {
+            return Ok(None);
+        };
+        if mutation == Mutation::PlaceBeforeUnlisting {
+            self.cpus[cpu].listed[v] = false;
+        } else {
+            self.vmcss[v].place = self.vmcss[v].place.cleared(cpu as u32)?;
+        }
+        self.cpus[cpu].irqs_off = false;
+        Ok(Some(self))
     }
 
     /// The worlds that one step of the owner of `v` can lead to.
@@ -96,10 +120,15 @@ impl World {
         let mut next = Vec::new();
         let mut w = self;
         let cpu = self.vmcss[v].cpu;
+        let running = !matches!(self.vmcss[v].step, Step::Away | Step::Freed);
+        if running && self.cpus[cpu].clearing.is_some() {
+            // The processor is in the interrupt handler.
+            return Ok(next);
+        }
         match self.vmcss[v].step {
             Step::Away => {
                 for cpu in 0..CPUS {
-                    if self.cpus[cpu].owner.is_none() {
+                    if self.cpus[cpu].owner.is_none() && self.cpus[cpu].clearing.is_none() {
                         let mut w = self;
                         w.cpus[cpu].owner = Some(v);
                         w.vmcss[v].cpu = cpu;
@@ -110,7 +139,7 @@ impl World {
                 match self.vmcss[v].place.release() {
                     Some(there) if mutation != Mutation::FreeWithoutClear => {
                         if !self.cpus[there as usize].irqs_off {
-                            w.clear_on(there as usize, v, mutation)?;
+                            w.begin_clear(there as usize, v, mutation)?;
                             next.push(w);
                         }
                     }
@@ -135,7 +164,7 @@ impl World {
                         if self.cpus[there as usize].irqs_off {
                             return Ok(next);
                         }
-                        w.clear_on(there as usize, v, mutation)?;
+                        w.begin_clear(there as usize, v, mutation)?;
                     }
                     Load::ClearOn(_) | Load::Claim => {
                         w.cpus[cpu].irqs_off = true;
@@ -186,20 +215,21 @@ impl World {
         Ok(next)
     }
 
-    /// `cpu` goes offline, which it can do when no thread holds it.
+    /// `cpu` goes offline, which it can do when no thread holds it: what is listed there is cleared, one after the other.
     fn offline(mut self, cpu: usize, mutation: Mutation) -> Result<Option<Self>, Misplaced> {
-        if self.cpus[cpu].owner.is_some() {
+        if self.cpus[cpu].owner.is_some() || self.cpus[cpu].irqs_off {
             return Ok(None);
         }
-        for v in 0..VMCSS {
-            if self.cpus[cpu].listed[v] {
-                self.clear_on(cpu, v, mutation)?;
+        match (0..VMCSS).find(|v| self.cpus[cpu].listed[*v]) {
+            Some(v) => self.begin_clear(cpu, v, mutation)?,
+            None => {
+                assert_eq!(
+                    self.cpus[cpu].hw_active, [false; VMCSS],
+                    "active on a dead processor"
+                );
+                return Ok(None);
             }
         }
-        assert_eq!(
-            self.cpus[cpu].hw_active, [false; VMCSS],
-            "left active on a dead processor"
-        );
         Ok(Some(self))
     }
 
@@ -212,6 +242,9 @@ impl World {
             }
             if self.vmcss[v].step == Step::Freed && !active.is_empty() {
                 return Err("freed while active");
+            }
+            if self.cpus.iter().filter(|c| c.listed[v]).count() > 1 {
+                return Err("in two lists");
             }
             if active.iter().any(|c| !self.cpus[*c].listed[v]) {
                 return Err("a crash would miss it");
@@ -236,6 +269,7 @@ fn explore(mutation: Mutation) -> Result<usize, std::string::String> {
         }
         for cpu in 0..CPUS {
             todo.extend(world.offline(cpu, mutation).map_err(fail)?);
+            todo.extend(world.end_clear(cpu, mutation).map_err(fail)?);
         }
     }
     Ok(seen.len())

@@ -8,7 +8,6 @@
 #include <linux/percpu.h>
 #include <linux/ptrace.h>
 #include <asm/cpu_entry_area.h>
-#include <asm/debugreg.h>
 #include <asm/desc.h>
 #include <asm/fred.h>
 #include <asm/hardirq.h>
@@ -35,7 +34,7 @@ void lodge_vmx_thread_save(struct lodge_vmx_thread *t);
 void lodge_vmx_thread_restore(const struct lodge_vmx_thread *t);
 void lodge_vmcs_list(struct lodge_vmcs *v);
 void lodge_vmcs_unlist(struct lodge_vmcs *v);
-struct lodge_vmcs *lodge_vmcs_first(void);
+void lodge_vmcs_clear_all(void (*clear)(struct lodge_vmcs *v));
 u64 lodge_vmcs_current(void);
 void lodge_vmcs_set_current(u64 phys);
 int lodge_vmcs_call(unsigned int cpu, void (*f)(void *), void *arg);
@@ -188,18 +187,12 @@ void lodge_vmx_enter(struct lodge_switch *sw, struct lodge_vmx *vmx)
 		vmwrite(HOST_CR4, cr4);
 		vmx->host_cr4 = cr4;
 	}
-	/* The VMCS holds no DR6. */
-	if (sw->flags & SWITCH_DR)
-		set_debugreg(sw->dr6, 6);
-
 	vmx->reason = 0;
 	vmx->intr_info = 0;
 	vmx->idt_vectoring = 0;
 	vmx->error = 0;
 	vmx_window(sw, vmx);
 
-	if (sw->flags & SWITCH_DR)
-		get_debugreg(sw->dr6, 6);
 	/* An exit zeroes DEBUGCTL. */
 	if (sw->host_debugctl)
 		update_debugctlmsr(sw->host_debugctl);
@@ -243,8 +236,6 @@ void lodge_vmx_cpu_state(struct lodge_vmx_cpu *s)
 	rdmsrq(MSR_IA32_CR_PAT, s->pat);
 	rdmsrq(MSR_EFER, s->efer);
 	s->cr0 = read_cr0();
-	s->cr3 = __get_current_cr3_fast();
-	s->cr4 = cr4_read_shadow();
 	s->gdt = (unsigned long)get_current_gdt_ro();
 	s->idt = idt.address;
 	s->tr = (unsigned long)&get_cpu_entry_area(cpu)->tss.x86_tss;
@@ -311,9 +302,16 @@ static DEFINE_PER_CPU(u64, current_vmcs);
 void lodge_vmcs_list(struct lodge_vmcs *v) { list_add(&v->link, this_cpu_ptr(&active_vmcss)); }
 void lodge_vmcs_unlist(struct lodge_vmcs *v) { list_del(&v->link); }
 
-struct lodge_vmcs *lodge_vmcs_first(void)
+/* Calls @clear, which unlists, for each on this CPU, with interrupts off. Preemption off, interrupts on or off. */
+void lodge_vmcs_clear_all(void (*clear)(struct lodge_vmcs *v))
 {
-	return list_first_entry_or_null(this_cpu_ptr(&active_vmcss), struct lodge_vmcs, link);
+	struct lodge_vmcs *v, *next;
+	unsigned long flags;
+
+	local_irq_save(flags);
+	list_for_each_entry_safe(v, next, this_cpu_ptr(&active_vmcss), link)
+		clear(v);
+	local_irq_restore(flags);
 }
 
 /* The physical address of what VMPTRLD loaded last on this CPU. Preemption off. */
