@@ -73,7 +73,9 @@ fn advice(ioctl: &str, number: i32) -> &'static str {
 
 impl fmt::Display for IoctlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = errno::Error::new(self.errno);
+        let text = errno::Error::new(self.errno).to_string();
+        // The number that the standard library adds says less than the symbol.
+        let text = text.split(" (os error").next().unwrap_or_default();
         let (symbol, advice) = (symbol(self.errno), advice(self.ioctl, self.errno));
         write!(f, "{} failed: {text}, {symbol}; {advice}", self.ioctl)
     }

@@ -125,7 +125,7 @@ impl Machine {
             Ok(exit) => {
                 let text = describe(&exit);
                 return Ok(Some(End::Failed(
-                    text.unwrap_or_else(|| self.internal_error()),
+                    text.unwrap_or_else(|| internal_error(self.page)),
                 )));
             }
             Err(e) if [libc::EINTR, libc::EAGAIN].contains(&e.errno()) => {}
@@ -159,18 +159,23 @@ impl Machine {
             }
         }
     }
+}
 
-    fn internal_error(&self) -> String {
-        let (suberror, data) = self.page.internal_error();
-        let name = match suberror {
-            1 => "instruction emulation failed",
-            2 => "two exceptions at the same time that make no double fault",
-            3 => "an exit while an event was being delivered",
-            4 => "an exit for an unexpected reason",
-            _ => "unknown suberror",
-        };
-        format!("KVM_EXIT_INTERNAL_ERROR, suberror {suberror} ({name}), data {data:#x?}")
-    }
+/// The internal error that the run page holds.
+pub fn internal_error(page: RunPage) -> String {
+    let (suberror, data) = page.internal_error();
+    let name = match suberror {
+        1 => "instruction emulation failed",
+        2 => "two exceptions at the same time that make no double fault",
+        3 => "an exit while an event was being delivered",
+        4 => "an exit for an unexpected reason",
+        _ => "unknown suberror",
+    };
+    let data: Vec<String> = data.iter().map(|word| format!("{word:#x}")).collect();
+    format!(
+        "KVM_EXIT_INTERNAL_ERROR, suberror {suberror} ({name}), data [{}]",
+        data.join(", ")
+    )
 }
 
 /// What an exit that cannot be handled is; nothing for an internal error, whose data is in the run page.

@@ -2,10 +2,14 @@
 //! `lodge`, a small virtual machine monitor: boots a Linux guest on a KVM device.
 #![deny(unsafe_code)]
 
+mod asm;
 mod boot;
+mod caps;
 mod cpuid;
 mod devices;
 mod error;
+mod features;
+mod info;
 mod input;
 mod machine;
 mod memory;
@@ -32,11 +36,18 @@ enum Command {
     /// Boot a Linux kernel, its serial console on standard input and output; Ctrl-A X ends it
     #[command(after_help = status::HELP)]
     Run(run::RunArgs),
+    /// Print what a KVM device offers
+    Info(info::InfoArgs),
+    /// Run a flat binary and print its exits and final registers
+    #[command(after_help = status::HELP)]
+    Asm(asm::AsmArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Asm(args) => asm::run(&args),
     };
     match result {
         Ok(status) => ExitCode::from(status),

@@ -106,6 +106,11 @@ fn report(end: &End, machine: &Machine, vm: &MappedVm, after: Duration) {
         status::text(end),
         after.as_secs_f64()
     );
+    if *end == End::TripleFault {
+        eprintln!(
+            "lodge: the state below may be that of a reset: on AMD a triple fault leaves no other"
+        );
+    }
     if matches!(end, End::TripleFault | End::Failed(_)) {
         match state::describe(&machine.vcpu, &vm.memory) {
             Ok(text) => eprint!("{text}"),
