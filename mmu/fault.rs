@@ -12,7 +12,7 @@ use super::slots::{self, Slot};
 use super::storage::Counts;
 use super::tdp::{Map, MapError, Tdp};
 use super::vm_mmu::{Core, Mmu, RemoteFlush};
-use super::{Access, Gfn, Gpa, Level, MemType, Perms, Pfn, PAGE_SHIFT};
+use super::{Access, Gfn, Gpa, Level, MemType, Perms, Pfn};
 
 /// What became of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +201,8 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
             Err(HostPageError::Interrupted) => return Ok(FaultOutcome::Interrupted),
             Err(HostPageError::Again) => return Ok(FaultOutcome::Retry),
         };
-        let level = slot_level(slot, gfn, mm::host_level(hva.0));
+        let host = Level::from_number(mm::host_level(hva.0)).unwrap_or(Level::L4K);
+        let level = slot.leaf_level(gfn, host);
         cache.fill()?;
         let map = Map {
             gfn,
@@ -235,7 +236,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
             .hva_of(map.gfn.align_down(map.level))
             .map_or(0, |hva| hva.0);
         let end = start.saturating_add(map.level.bytes());
-        if guard.is_invalidating(start, end) || self.sequence.load(Relaxed) != sequence {
+        if guard.invalidations.concern(start, end) || self.sequence.load(Relaxed) != sequence {
             return FaultOutcome::Retry;
         }
         let mut counts = Counts::default();
@@ -262,17 +263,4 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
             }
         }
     }
-}
-
-/// The largest leaf for `gfn` that follows a host mapping of level `host` (1 to 3), lies in the slot, and has the slot's guest and user addresses aligned alike.
-fn slot_level(slot: &Slot, gfn: Gfn, host: u8) -> Level {
-    let skew = slot.base_gfn.0 ^ (slot.hva.0 >> PAGE_SHIFT);
-    let mut level = Level::from_number(host).unwrap_or(Level::L4K);
-    while let Some(below) = level.below() {
-        if skew & level.page_mask() == 0 && slot.gfns().covers(level.span(gfn)) {
-            break;
-        }
-        level = below;
-    }
-    level
 }

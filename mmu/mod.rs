@@ -41,6 +41,7 @@ pub mod ept;
 #[cfg(CONFIG_RUST)]
 pub(crate) mod fault;
 pub mod gwalk;
+pub mod invalidation;
 pub mod npt;
 #[cfg(CONFIG_RUST)]
 pub(crate) mod pages;

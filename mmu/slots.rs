@@ -5,7 +5,7 @@
 //! [`plan`] says what a request means, and the caller builds the new set.
 #![forbid(unsafe_code)]
 
-use super::{Gfn, GfnRange, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
+use super::{Gfn, GfnRange, Gpa, Hva, Level, PAGE_SHIFT, PAGE_SIZE};
 
 /// Slots that user space may have in an address space (KVM_CAP_NR_MEMSLOTS); larger ids are refused.
 pub const USER_SLOTS: u16 = 32764;
@@ -63,6 +63,20 @@ impl Slot {
         }
     }
 
+    /// The largest leaf for `gfn` that follows a host mapping of level `host`, lies in the slot as a whole, and for which guest and
+    /// user addresses are aligned alike.
+    pub const fn leaf_level(&self, gfn: Gfn, host: Level) -> Level {
+        let skew = self.base_gfn.0 ^ (self.hva.0 >> PAGE_SHIFT);
+        let mut level = host;
+        while let Some(below) = level.below() {
+            if skew & level.page_mask() == 0 && self.gfns().covers(level.span(gfn)) {
+                break;
+            }
+            level = below;
+        }
+        level
+    }
+
     /// The guest pages whose memory has a byte in the user addresses `start..end`; `None` if there are none.
     pub fn gfns_of_hvas(&self, start: u64, end: u64) -> Option<GfnRange> {
         let base = self.hva.0;
@@ -93,11 +107,25 @@ pub fn find(slots: &[Slot], gfn: Gfn) -> Option<&Slot> {
 
 /// The slots that have a page in `range`, in ascending order.
 pub fn overlapping(slots: &[Slot], range: GfnRange) -> impl Iterator<Item = &Slot> {
-    let first = slots.partition_point(|slot| slot.gfns().end <= range.start);
-    slots
-        .iter()
-        .skip(first)
+    let first = partition(slots, |slot| slot.gfns().end <= range.start);
+    let rest = slots.get(first..).unwrap_or_default();
+    rest.iter()
         .take_while(move |slot| slot.base_gfn < range.end)
+}
+
+/// How many slots at the start have the property, which all before one that has it have too. As the slice's own method, but without
+/// arithmetic that is checked at run time.
+fn partition(slots: &[Slot], has: impl Fn(&Slot) -> bool) -> usize {
+    let (mut low, mut high) = (0usize, slots.len());
+    while low < high {
+        let middle = low.wrapping_add(high.wrapping_sub(low) / 2);
+        if slots.get(middle).is_some_and(&has) {
+            low = middle.wrapping_add(1);
+        } else {
+            high = middle;
+        }
+    }
+    low
 }
 
 /// The guest pages behind the user addresses `start..end`, one range for each slot that has any.

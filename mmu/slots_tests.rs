@@ -245,6 +245,33 @@ fn hvas_become_gfns() {
     assert_eq!(slot.hva_of_byte(Gpa(0xf_ffff)), None);
 }
 
+#[test]
+fn leaves_stay_in_the_slot_and_aligned() {
+    // Two 2 MiB pages and a rest of one page at either end; guest and user addresses 2 MiB apart.
+    let aligned = Slot {
+        hva: Hva(0x7020_0000 - 0x1000),
+        ..slot(0, 0x1ff, 1026)
+    };
+    let level = |slot: &Slot, gfn, host| slot.leaf_level(Gfn(gfn), host);
+    assert_eq!(level(&aligned, 0x1ff, Level::L2M), Level::L4K);
+    assert_eq!(level(&aligned, 0x200, Level::L2M), Level::L2M);
+    assert_eq!(level(&aligned, 0x5ff, Level::L2M), Level::L2M);
+    assert_eq!(level(&aligned, 0x600, Level::L2M), Level::L4K);
+    assert_eq!(level(&aligned, 0x200, Level::L1G), Level::L2M);
+    assert_eq!(level(&aligned, 0x200, Level::L4K), Level::L4K);
+    let skewed = Slot {
+        hva: Hva(0x7020_0000),
+        ..aligned
+    };
+    assert_eq!(level(&skewed, 0x200, Level::L1G), Level::L4K);
+    let giant = Slot {
+        hva: Hva(1 << 30),
+        ..slot(0, 1 << 18, 1 << 18)
+    };
+    assert_eq!(level(&giant, (1 << 18) + 7, Level::L1G), Level::L1G);
+    assert_eq!(level(&giant, (1 << 18) + 7, Level::L2M), Level::L2M);
+}
+
 /// Applies a change to a sorted set.
 fn apply(slots: &mut Vec<Slot>, change: Change) {
     let (gone, new) = match change {

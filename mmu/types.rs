@@ -153,6 +153,16 @@ impl GfnRange {
         }
     }
 
+    /// The range cut at multiples of 1 GiB: what is done at a time under a lock.
+    pub fn parts(self) -> impl Iterator<Item = Self> {
+        let mut next = self.start;
+        core::iter::from_fn(move || {
+            let start = next;
+            next = Level::L1G.span(start).end.min(self.end);
+            (start < next).then_some(Self { start, end: next })
+        })
+    }
+
     /// The pages that both have; empty if they have none.
     pub fn intersect(self, other: Self) -> Self {
         Self {
@@ -381,3 +391,7 @@ impl TablePa {
         self.0
     }
 }
+
+#[cfg(test)]
+#[path = "types_tests.rs"]
+mod tests;

@@ -10,6 +10,7 @@ use kernel::sync::{new_mutex, Arc, Mutex};
 use crate::sys::mm::{self, AgeHow, MmEvents, MmWatch, RwSpinLock, WriteGuard};
 use crate::sys::srcu_cell::SrcuCell;
 
+use super::invalidation::Invalidations;
 use super::pages::{Graves, PageTables, RootPage};
 use super::pte::PteFormat;
 use super::slots::{self, Change, Limits, Slot, SlotError, SlotRequest};
@@ -69,15 +70,17 @@ impl SlotSet {
     fn with(&self, gone: Option<Slot>, new: Option<Slot>) -> Result<KBox<Self>> {
         let mut slots =
             KVVec::with_capacity(self.slots.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
+        // There is room for one more than there are: nothing is allocated under way.
+        let mut push = |slot| slots.push_within_capacity(slot).map_err(|_| ENOMEM);
         let mut new = new;
         for slot in self.slots.iter().filter(|slot| Some(**slot) != gone) {
             if let Some(first) = new.take_if(|new| new.base_gfn < slot.base_gfn) {
-                slots.push(first, GFP_KERNEL_ACCOUNT)?;
+                push(first)?;
             }
-            slots.push(*slot, GFP_KERNEL_ACCOUNT)?;
+            push(*slot)?;
         }
         if let Some(last) = new {
-            slots.push(last, GFP_KERNEL_ACCOUNT)?;
+            push(last)?;
         }
         Ok(KBox::new(Self { slots }, GFP_KERNEL_ACCOUNT)?)
     }
@@ -86,30 +89,10 @@ impl SlotSet {
 /// What `mmu_lock` guards.
 pub(super) struct Guarded<P: PteFormat> {
     pub(super) tdp: Tdp<P>,
-    /// Invalidations that have begun and not ended.
-    invalidations: u64,
-    /// User addresses that hold all of theirs.
-    invalid_start: u64,
-    invalid_end: u64,
+    /// The host's changes in progress.
+    pub(super) invalidations: Invalidations,
     /// A slot that is no longer published but whose pages may still be mapped.
     retiring: Option<Slot>,
-}
-
-impl<P: PteFormat> Guarded<P> {
-    /// Whether an invalidation in progress may concern the user addresses `start..end`.
-    pub(super) fn is_invalidating(&self, start: u64, end: u64) -> bool {
-        self.invalidations != 0 && start < self.invalid_end && self.invalid_start < end
-    }
-
-    fn begin_invalidation(&mut self, start: u64, end: u64) {
-        if self.invalidations == 0 {
-            (self.invalid_start, self.invalid_end) = (start, end);
-        } else {
-            self.invalid_start = self.invalid_start.min(start);
-            self.invalid_end = self.invalid_end.max(end);
-        }
-        self.invalidations = self.invalidations.wrapping_add(1);
-    }
 }
 
 /// The part of the MMU that the notifier reaches.
@@ -153,9 +136,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         };
         let guarded = Guarded {
             tdp,
-            invalidations: 0,
-            invalid_start: 0,
-            invalid_end: 0,
+            invalidations: Invalidations::default(),
             retiring: None,
         };
         let empty = KBox::new(
@@ -218,7 +199,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
 
     /// Zaps pages, taking the write side for a part at a time.
     fn zap(&self, range: GfnRange, may_block: bool) {
-        for part in parts(range) {
+        for part in range.parts() {
             self.zap_locked(&mut self.lock.write(), part);
             if may_block {
                 mm::cond_resched();
@@ -261,25 +242,15 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
     }
 }
 
-/// Cuts a range at multiples of 1 GiB.
-fn parts(range: GfnRange) -> impl Iterator<Item = GfnRange> {
-    let mut next = range.start;
-    core::iter::from_fn(move || {
-        let start = next;
-        next = Level::L1G.span(start).end.min(range.end);
-        (start < next).then_some(GfnRange { start, end: next })
-    })
-}
-
 impl<P: PteFormat, F: RemoteFlush> MmEvents for Core<P, F> {
     fn invalidate_start(&self, start: u64, end: u64, may_block: bool) {
         let mut guard = self.lock.write();
         // From here on no fault maps anything in the range, whatever slots it sees. So it is enough to look at the slots once, now.
-        guard.begin_invalidation(start, end);
+        guard.invalidations.begin(start, end);
         let slots = self.slots.read();
         let retiring = guard.retiring;
         for range in slots.gfns_of_hvas(retiring.as_slice(), start, end) {
-            for part in parts(range) {
+            for part in range.parts() {
                 self.zap_locked(&mut guard, part);
                 if part.end < range.end {
                     drop(guard);
@@ -296,7 +267,7 @@ impl<P: PteFormat, F: RemoteFlush> MmEvents for Core<P, F> {
         let mut guard = self.lock.write();
         self.sequence
             .store(self.sequence.load(Relaxed).wrapping_add(1), Release);
-        guard.invalidations = guard.invalidations.saturating_sub(1);
+        guard.invalidations.end();
     }
 
     fn age(&self, start: u64, end: u64, how: AgeHow) -> bool {

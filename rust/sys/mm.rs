@@ -189,7 +189,8 @@ impl HostPage {
             ram: false,
         };
         // SAFETY: `raw` is valid for writing.
-        match -unsafe { lodge_host_page_get(hva, write, may_write, &mut raw) } as u32 {
+        let status = unsafe { lodge_host_page_get(hva, write, may_write, &mut raw) };
+        match status.unsigned_abs() {
             // INVARIANT: on success, the function left the reference it took in `raw.page`.
             0 => Ok(Self { raw }),
             bindings::EHWPOISON => Err(HostPageError::HwPoison),
