@@ -150,6 +150,15 @@ impl Insn {
         self.desc.kind
     }
 
+    /// The instruction pointer after this instruction, when it is at `rip`: 32 bits wide outside of 64-bit mode.
+    pub const fn next_rip(&self, rip: u64) -> u64 {
+        let next = rip.wrapping_add(self.len as u64);
+        match self.mode {
+            CpuMode::Bits64 => next,
+            _ => next & 0xffff_ffff,
+        }
+    }
+
     /// Whether the ModRM byte names a register where a memory operand could stand.
     pub const fn is_reg_form(&self) -> bool {
         self.mem.is_none()
