@@ -17,6 +17,7 @@ pub struct GuestFeatures {
     linear_bits: u8,
     told_xsaves: bool,
     host_xsaves: bool,
+    host_tsc_aux: bool,
     limits: Limits,
 }
 
@@ -41,6 +42,7 @@ impl GuestFeatures {
             linear_bits: host.linear_bits(),
             told_xsaves: cpuid::raw_word(entries, Word::D1Eax) & features::XSAVES.mask() != 0,
             host_xsaves: host.cpu_has(features::XSAVES),
+            host_tsc_aux: host.cpu_has(features::RDTSCP) || host.cpu_has(features::RDPID),
             limits,
         }
     }
@@ -90,6 +92,11 @@ impl GuestFeatures {
     /// it is not 0. (VMX has a control, which stays off.)
     pub fn reaches_host_xss(&self) -> bool {
         self.host_vendor.is_amd() && self.host_xsaves && self.has(features::XSAVE)
+    }
+
+    /// The CPU below has MSR TSC_AUX.
+    pub fn host_tsc_aux(&self) -> bool {
+        self.host_tsc_aux
     }
 
     /// Whether the guest can execute RDTSCP or RDPID, and so needs MSR TSC_AUX.

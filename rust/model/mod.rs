@@ -8,6 +8,8 @@ pub mod emu;
 pub mod event;
 pub mod features;
 pub mod guest;
+pub mod msr;
+pub mod msr_table;
 pub mod pic;
 pub mod pit;
 pub mod regs;
