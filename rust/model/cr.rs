@@ -360,6 +360,12 @@ pub const fn check_cr3(new: u64, mode: &Mode, limits: &Limits) -> Result<Cr3Writ
     })
 }
 
+/// Whether one of the four PDPTEs of PAE paging may be loaded: not present, or without reserved bits.
+pub const fn valid_pdpte(pdpte: u64, limits: &Limits) -> bool {
+    const RESERVED: u64 = 0b1_1110_0110;
+    pdpte & 1 == 0 || pdpte & (limits.gpa_reserved | RESERVED) == 0
+}
+
 /// A CR4 value that was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cr4Write {

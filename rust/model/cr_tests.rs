@@ -125,6 +125,22 @@ fn pae_paging_loads_pdptrs() {
 }
 
 #[test]
+fn pdptes() {
+    let l = limits();
+    for (pdpte, ok) in [
+        (0, true),
+        (0x1001, true),
+        (0x1019, true),
+        (0x1003, false),
+        (0x1021, false),
+    ] {
+        assert_eq!(valid_pdpte(pdpte, &l), ok, "{pdpte:#x}");
+    }
+    assert!(!valid_pdpte(1 | (1 << 40), &l) && !valid_pdpte(1 | (1 << 63), &l));
+    assert!(valid_pdpte(!1, &l));
+}
+
+#[test]
 fn cr4_in_long_mode() {
     let l = limits();
     assert_eq!(check_cr4(0, &LONG, &l), Err(BadReg::LongNeedsPae));

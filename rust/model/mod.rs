@@ -14,3 +14,4 @@ pub mod pic;
 pub mod pit;
 pub mod regs;
 pub mod residency;
+pub mod sregs;
