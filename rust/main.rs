@@ -5,7 +5,12 @@
 
 use kernel::prelude::*;
 
+mod hv;
+#[path = "../mmu/mod.rs"]
+mod mmu;
 mod model;
+#[path = "../svm/mod.rs"]
+mod svm;
 mod sys;
 #[path = "../uapi/mod.rs"]
 mod uapi;
@@ -20,11 +25,15 @@ module! {
     license: "GPL",
 }
 
-struct Lodge;
+/// The loaded module; dropping it takes everything down.
+struct Lodge(#[expect(dead_code, reason = "held for its destructor")] hv::device::Loaded);
 
 impl kernel::Module for Lodge {
     fn init(_module: &'static kernel::ThisModule) -> Result<Self> {
-        pr_info!("hello {}\n", uapi::KVM_API_VERSION);
-        Ok(Lodge)
+        if sys::cpu::has_svm() {
+            return Ok(Lodge(hv::device::load::<svm::Svm>()?));
+        }
+        pr_err!("the CPU has neither Intel VMX nor AMD SVM (or the firmware disabled it)\n");
+        Err(EOPNOTSUPP)
     }
 }

@@ -18,3 +18,7 @@ mod generated {
     include!(env!("LODGE_UAPI"));
 }
 pub(crate) use generated::*;
+
+pub(crate) mod caps;
+pub(crate) mod ioctl;
+pub(crate) mod pod;

@@ -11,6 +11,8 @@ use kernel::prelude::*;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::pte::PteFormat;
 use crate::mmu::vm_mmu::MmuConfig;
+use crate::model::event::{Exception, Interrupt, Vectoring};
+use crate::model::features::Caps;
 use crate::model::msr::HwMsr;
 use crate::model::regs::{Seg, Segment, TableReg};
 use crate::sys::cpu::{IrqOff, PreemptOff};
@@ -48,22 +50,10 @@ pub(crate) enum Table {
 /// What the next entry delivers to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Inject {
-    /// An exception, with its error code where it has one.
-    Exception {
-        /// Vector.
-        vector: u8,
-        /// Error code.
-        error: Option<u32>,
-        /// Raised by INT3 or INTO: the return address is behind the instruction.
-        soft: bool,
-    },
-    /// An interrupt, from outside or by an INT n that was cut short (`soft`).
-    Interrupt {
-        /// Vector.
-        vector: u8,
-        /// From INT n.
-        soft: bool,
-    },
+    /// An exception; its payload has been applied.
+    Exception(Exception),
+    /// An interrupt, from outside or by an INT n that was cut short.
+    Interrupt(Interrupt),
     /// A non-maskable interrupt.
     Nmi,
 }
@@ -95,6 +85,8 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     /// Checks what the CPU can do and prepares what all CPUs share; called once, before any other method.
     /// Refuses with one `pr_err!` line.
     fn setup() -> Result;
+    /// Features that the host has and this backend cannot give to a guest, added to `none`.
+    fn withheld(none: Caps) -> Caps;
     /// Gives back what [`Backend::setup`] took.
     fn teardown();
     /// The second-stage tables' format and limits.
@@ -116,9 +108,9 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn enter(hw: &mut Self::Hw, resident: &Self::Resident, switch: &mut Switch, irq: &IrqOff) -> Self::Exit;
     /// Deals with an exit.
     fn handle(cx: &mut Loaded<'_, Self>, exit: Self::Exit) -> Result<Flow>;
-    /// What an exit cut short and must be delivered again (EXITINTINFO, IDT-vectoring information): goes into the
-    /// event queue, with the state of NMI blocking. Called right after each exit.
-    fn requeue(cx: &mut Loaded<'_, Self>, exit: &Self::Exit);
+    /// What the CPU was delivering when it exited (EXITINTINFO, IDT-vectoring information). Called right after each exit;
+    /// also brings [`Backend::nmi_masked`] up to date.
+    fn vectoring(hw: &mut Self::Hw, switch: &Switch, exit: &Self::Exit) -> Option<Vectoring>;
     /// The guest's translations in the TLB are stale, on whatever CPU it runs next.
     fn flush_tlb(hw: &mut Self::Hw);
 
@@ -140,6 +132,8 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn cr3(hw: &mut Self::Hw) -> u64;
     /// Sets CR3.
     fn set_cr3(hw: &mut Self::Hw, value: u64);
+    /// CR8, where the guest reads it without an exit. Writes exit.
+    fn set_cr8(hw: &mut Self::Hw, value: u64);
     /// Puts CR0, CR4 and EFER (all checked; LMA included) into effect together.
     fn set_modes(hw: &mut Self::Hw, cr0: u64, cr4: u64, efer: u64);
     /// The four PDPTEs of PAE paging; called only where [`Backend::PDPTRS_IN_CONTROL_BLOCK`].
@@ -159,8 +153,8 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn shadow(hw: &mut Self::Hw) -> Shadow;
     /// Sets it.
     fn set_shadow(hw: &mut Self::Hw, shadow: Shadow);
-    /// Makes the next entry deliver an event; `len` is the length of the instruction that raised a soft event.
-    fn inject(hw: &mut Self::Hw, event: Inject, len: u8);
+    /// Makes the next entry deliver an event.
+    fn inject(hw: &mut Self::Hw, event: Inject);
     /// Takes back what [`Backend::inject`] asked for: the entry did not happen.
     fn cancel_injection(hw: &mut Self::Hw);
     /// NMIs are blocked until the guest's next IRET.

@@ -3,16 +3,21 @@
 #![deny(unsafe_code)]
 
 pub(crate) mod backend;
+pub(crate) mod cpuid;
 pub(crate) mod cr;
 pub(crate) mod device;
+pub(crate) mod emulate;
 pub(crate) mod events;
+pub(crate) mod fault;
+pub(crate) mod guest_mem;
+pub(crate) mod host;
 pub(crate) mod io;
-pub(crate) mod ioctl;
 pub(crate) mod ioctl_vcpu;
 pub(crate) mod ioctl_vm;
 pub(crate) mod msr;
-pub(crate) mod params;
 pub(crate) mod run;
+pub(crate) mod sregs;
+pub(crate) mod user;
 pub(crate) mod user_run;
 pub(crate) mod vcpu;
 pub(crate) mod vm;

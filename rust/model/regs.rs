@@ -280,6 +280,16 @@ impl Attr {
         })
     }
 
+    /// The same attributes with the granularity bit set or clear.
+    pub const fn with_g(self, g: bool) -> Self {
+        Self(self.0 & !(1 << 15) | ((g as u16) << 15))
+    }
+
+    /// The same attributes with another privilege level.
+    pub const fn with_dpl(self, dpl: u8) -> Self {
+        Self(self.0 & !(3 << 5) | (((dpl & 3) as u16) << 5))
+    }
+
     /// The four type bits.
     pub const fn kind(self) -> u8 {
         self.0 as u8 & 15

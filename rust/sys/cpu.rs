@@ -67,6 +67,12 @@ impl IrqOff {
         unsafe { ffi::lodge_guest_prepare() };
     }
 
+    /// Makes the guest exit as soon as it is entered.
+    pub(crate) fn kick_self(&self) {
+        // SAFETY: interrupts are off, so the interrupt waits for guest mode.
+        unsafe { ffi::lodge_kick_self() };
+    }
+
     /// After a guest's run: takes pending interrupts, ends the guest's time, and leaves interrupts on.
     pub(crate) fn finish(self) {
         // SAFETY: interrupts are off; they are on at return, and `drop` turning them on again does nothing.
@@ -152,6 +158,6 @@ pub(crate) fn cpuid(leaf: u32, index: u32) -> [u32; 4] {
 }
 
 pub(crate) use ffi::{
-    lodge_cpu as current_cpu, lodge_has_svm as has_svm, lodge_has_vmx as has_vmx, lodge_has_xsave as has_xsave,
+    lodge_cpu as current_cpu, lodge_has_svm as has_svm, lodge_has_xsave as has_xsave, lodge_has_pku as has_pku, lodge_lfence_serializing as lfence_serializing, lodge_null_seg_clears_base as null_seg_clears_base, lodge_five_level as five_level,
     lodge_host_xcr0 as host_xcr0, lodge_nr_cpus as nr_cpus, lodge_rdtsc as rdtsc, lodge_tsc_khz as tsc_khz,
 };

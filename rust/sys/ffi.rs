@@ -33,6 +33,9 @@ unsafe extern "C" {
     pub(crate) safe fn lodge_has_svm() -> bool;
     pub(crate) safe fn lodge_has_vmx() -> bool;
     pub(crate) safe fn lodge_has_xsave() -> bool;
+    pub(crate) safe fn lodge_has_pku() -> bool;
+    pub(crate) safe fn lodge_five_level() -> bool;
+    pub(crate) fn lodge_kick_self();
     pub(crate) safe fn lodge_tsc_khz() -> u32;
     pub(crate) safe fn lodge_rdtsc() -> u64;
     pub(crate) fn lodge_rdmsr(msr: u32) -> u64;
@@ -63,6 +66,10 @@ unsafe extern "C" {
     pub(crate) fn lodge_fpu_swap(fpu: *mut FpuGuest, enter: bool);
     pub(crate) fn lodge_fpu_fxsave(fpu: *mut FpuGuest) -> *mut u8;
     pub(crate) fn lodge_fpu_mark_legacy(fpu: *mut FpuGuest);
+    pub(crate) fn lodge_fpu_read_vector(n: u8, value: *mut u64);
+    pub(crate) fn lodge_fpu_write_vector(n: u8, value: *const u64, zero_upper: bool);
+    pub(crate) safe fn lodge_lfence_serializing() -> bool;
+    pub(crate) safe fn lodge_null_seg_clears_base() -> bool;
     pub(crate) fn lodge_switch_in(sw: *mut Switch);
     pub(crate) fn lodge_switch_out(sw: *mut Switch);
     pub(crate) fn lodge_switch_done();

@@ -12,15 +12,16 @@ use crate::sys::ffi;
 /// A guest fpstate.
 ///
 /// # Invariants
-/// `raw` is a guest fpstate owned by this value, not loaded unless [`GuestFpu::with_loaded`] runs.
+/// `raw` is a guest fpstate owned by this value; its image is stale while `loaded`.
 pub(crate) struct GuestFpu {
     raw: NonNull<ffi::FpuGuest>,
+    loaded: bool,
 }
 
 // SAFETY: a plain allocation, used by the holder of the vCPU's mutex.
 unsafe impl Send for GuestFpu {}
 
-/// Bytes of an FXSAVE image that GET_FPU and SET_FPU deal with (Intel SDM, "FXSAVE Area").
+/// Bytes of an FXSAVE image (Intel SDM, "FXSAVE Area").
 pub(crate) const FXSAVE_SIZE: usize = 512;
 
 impl GuestFpu {
@@ -29,25 +30,38 @@ impl GuestFpu {
         // SAFETY: task context.
         let raw = NonNull::new(unsafe { ffi::lodge_fpu_new() }).ok_or(ENOMEM)?;
         // INVARIANT: just allocated.
-        Ok(Self { raw })
+        Ok(Self { raw, loaded: false })
     }
 
-    /// A handle for exchanging the thread's FPU registers for the guest's.
-    pub(crate) fn swap_handle(&self) -> Swap {
-        Swap { raw: self.raw }
+    /// Gives the thread's FPU registers to the guest. Task context, interrupts on.
+    pub(crate) fn load(&mut self) {
+        if !self.loaded {
+            self.loaded = true;
+            // SAFETY: by the invariant; the thread's own registers are saved.
+            unsafe { ffi::lodge_fpu_swap(self.raw.as_ptr(), true) };
+        }
     }
 
-    /// The legacy image (x87, SSE).
-    pub(crate) fn legacy(&self) -> [u8; FXSAVE_SIZE] {
-        // SAFETY: the image is inside the state, which is not loaded (a `&self` exists outside of KVM_RUN only).
-        unsafe { core::ptr::read(ffi::lodge_fpu_fxsave(self.raw.as_ptr()).cast()) }
+    /// Gives them back.
+    pub(crate) fn unload(&mut self) {
+        if self.loaded {
+            self.loaded = false;
+            // SAFETY: loaded by this thread, which holds the vCPU from `load` on.
+            unsafe { ffi::lodge_fpu_swap(self.raw.as_ptr(), false) };
+        }
+    }
+
+    /// The legacy image (x87, SSE). Not while loaded: it would be out of date.
+    pub(crate) fn legacy(&self) -> &[u8; FXSAVE_SIZE] {
+        // SAFETY: the image is inside the state, and `self` is borrowed for as long as it is looked at.
+        unsafe { &*ffi::lodge_fpu_fxsave(self.raw.as_ptr()).cast() }
     }
 
     /// Replaces the legacy image.
     pub(crate) fn set_legacy(&mut self, image: &[u8; FXSAVE_SIZE]) {
-        // SAFETY: as above.
+        // SAFETY: as above; borrowed exclusively.
         unsafe {
-            core::ptr::write(ffi::lodge_fpu_fxsave(self.raw.as_ptr()).cast(), *image);
+            core::ptr::copy_nonoverlapping(image.as_ptr(), ffi::lodge_fpu_fxsave(self.raw.as_ptr()), FXSAVE_SIZE);
             ffi::lodge_fpu_mark_legacy(self.raw.as_ptr());
         }
     }
@@ -55,27 +69,21 @@ impl GuestFpu {
 
 impl Drop for GuestFpu {
     fn drop(&mut self) {
-        // SAFETY: by the invariant.
+        // SAFETY: by the invariant; not loaded, since whoever loads it unloads it before the vCPU is let go.
         unsafe { ffi::lodge_fpu_free(self.raw.as_ptr()) };
     }
 }
 
-/// See [`GuestFpu::swap_handle`].
-pub(crate) struct Swap {
-    raw: NonNull<ffi::FpuGuest>,
+/// A YMM register of the guest whose FPU state this thread has loaded. Bits above the host's vector width read as zero.
+pub(crate) fn read_vector(n: u8) -> [u64; 4] {
+    let mut value = [0u64; 4];
+    // SAFETY: the shim writes 32 bytes.
+    unsafe { ffi::lodge_fpu_read_vector(n, value.as_mut_ptr()) };
+    value
 }
 
-impl Swap {
-    /// Runs `body` with the guest's FPU registers loaded.
-    ///
-    /// # Safety
-    /// The [`GuestFpu`] lives, and nothing reads or writes its image, as long as `body` runs.
-    pub(crate) unsafe fn with_loaded<R>(self, body: impl FnOnce() -> R) -> R {
-        // SAFETY: task context with interrupts on; the state lives by the contract.
-        unsafe { ffi::lodge_fpu_swap(self.raw.as_ptr(), true) };
-        let result = body();
-        // SAFETY: as above.
-        unsafe { ffi::lodge_fpu_swap(self.raw.as_ptr(), false) };
-        result
-    }
+/// Sets it: the low half, and the upper half to zero or to `value`'s.
+pub(crate) fn write_vector(n: u8, value: [u64; 4], zero_upper: bool) {
+    // SAFETY: the shim reads 32 bytes.
+    unsafe { ffi::lodge_fpu_write_vector(n, value.as_ptr(), zero_upper) };
 }

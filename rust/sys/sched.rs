@@ -50,9 +50,9 @@ impl Notifier {
     /// Runs `body` with `hooks` told of each context switch of this task; `sched_in` is called first and
     /// `sched_out` last.
     ///
-    /// # Safety
-    /// No other task is in `run` on the same notifier.
-    pub(crate) unsafe fn run<H: Hooks, R>(&self, hooks: &H, body: impl FnOnce() -> R) -> R {
+    /// One task at a time may use a notifier: `lock` is what makes its owner the only one (the vCPU's state, behind the same
+    /// mutex as the notifier), and is lent to `body`.
+    pub(crate) fn run<H: Hooks, T, R>(&self, hooks: &H, lock: &mut T, body: impl FnOnce(&mut T) -> R) -> R {
         unsafe extern "C" fn on_in<H: Hooks>(context: *mut c_void) {
             // SAFETY: `context` is `hooks`, which outlives the registration; the scheduler has preemption off.
             unsafe { (*(context as *const H)).sched_in(PreemptOff::assume()) }
@@ -71,7 +71,7 @@ impl Notifier {
             }
             hooks.sched_in(&preempt);
         }
-        let result = body();
+        let result = body(lock);
         let preempt = PreemptOff::new();
         hooks.sched_out(&preempt);
         // SAFETY: registered above by this task.

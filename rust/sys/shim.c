@@ -35,6 +35,10 @@ unsigned int lodge_nr_cpus(void) { return nr_cpu_ids; }
 bool lodge_has_svm(void) { return boot_cpu_has(X86_FEATURE_SVM); }
 bool lodge_has_vmx(void) { return boot_cpu_has(X86_FEATURE_VMX); }
 bool lodge_has_xsave(void) { return boot_cpu_has(X86_FEATURE_XSAVE); }
+bool lodge_lfence_serializing(void) { return cpu_feature_enabled(X86_FEATURE_LFENCE_RDTSC); }
+bool lodge_null_seg_clears_base(void) { return !static_cpu_has_bug(X86_BUG_NULL_SEG); }
+bool lodge_has_pku(void) { return cpu_feature_enabled(X86_FEATURE_OSPKE); }
+bool lodge_five_level(void) { return pgtable_l5_enabled(); }
 u32 lodge_tsc_khz(void) { return tsc_khz; }
 u64 lodge_rdtsc(void) { return rdtsc_ordered(); }
 
@@ -208,6 +212,9 @@ void lodge_kick(unsigned int cpu)
 		smp_send_reschedule(cpu);
 }
 
+/* Makes this CPU exit as soon as it is in guest mode. Interrupts off. */
+void lodge_kick_self(void) { smp_send_reschedule(raw_smp_processor_id()); }
+
 /* Returns when @cpu has left guest mode. Preemption off, interrupts on; may be called under a spinning lock. */
 void lodge_kick_wait(unsigned int cpu)
 {
@@ -252,6 +259,57 @@ void lodge_fpu_mark_legacy(struct fpu_guest *g)
 {
 	if (boot_cpu_has(X86_FEATURE_XSAVE))
 		g->fpstate->regs.xsave.header.xfeatures |= XFEATURE_MASK_FPSSE;
+}
+
+/*
+ * The vector registers hold the guest's values while its fpstate is swapped in, unless the kernel used the FPU in
+ * between; with preemption off and the registers restored they can be touched directly.
+ */
+static void guest_fpregs_get(void)
+{
+	fpregs_lock();
+	fpregs_assert_state_consistent();
+	if (test_thread_flag(TIF_NEED_FPU_LOAD))
+		switch_fpu_return();
+}
+
+#define VECTOR_CASES(op)									\
+	switch (n & 15) {									\
+	op(0) op(1) op(2) op(3) op(4) op(5) op(6) op(7)						\
+	op(8) op(9) op(10) op(11) op(12) op(13) op(14) op(15)					\
+	}
+
+#define READ_YMM(i) case i: asm volatile("vmovdqu %%ymm" #i ", %0" : "=m"(*v)); break;
+#define READ_XMM(i) case i: asm volatile("movdqu %%xmm" #i ", %0" : "=m"(*v)); break;
+#define WRITE_YMM(i) case i: asm volatile("vmovdqu %0, %%ymm" #i : : "m"(*v)); break;
+#define WRITE_XMM(i) case i: asm volatile("movdqu %0, %%xmm" #i : : "m"(*v)); break;
+
+struct vector { u64 q[4]; };
+
+void lodge_fpu_read_vector(u8 n, u64 *value)
+{
+	struct vector *v = (struct vector *)value;
+
+	guest_fpregs_get();
+	if (boot_cpu_has(X86_FEATURE_AVX)) {
+		VECTOR_CASES(READ_YMM)
+	} else {
+		VECTOR_CASES(READ_XMM)
+	}
+	fpregs_unlock();
+}
+
+void lodge_fpu_write_vector(u8 n, const u64 *value, bool zero_upper)
+{
+	const struct vector *v = (const struct vector *)value;
+
+	guest_fpregs_get();
+	if (boot_cpu_has(X86_FEATURE_AVX) && zero_upper) {
+		VECTOR_CASES(WRITE_YMM)
+	} else {
+		VECTOR_CASES(WRITE_XMM)
+	}
+	fpregs_unlock();
 }
 
 /* ---- Around the world switch: what both vendors switch in software ---- */

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+//! CPUID: the guest's instruction, and the ioctls that set and tell it.
+
+use kernel::prelude::*;
+
+use crate::hv::backend::{Backend, Flow};
+use crate::hv::vcpu::Loaded;
+use crate::hv::{host, user};
+use crate::model::cpuid::{self, BadCpuid, Entry, Shown, MAX_ENTRIES};
+use crate::model::cpuid_host;
+use crate::model::guest::GuestFeatures;
+use crate::model::msr;
+use crate::model::regs::{RAX, RBX, RCX, RDX};
+use crate::uapi::kvm_cpuid_entry2;
+use crate::uapi::pod::Header;
+
+/// The CPUID instruction, `len` bytes long.
+pub(crate) fn execute<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flow> {
+    refresh(cx)?;
+    let regs = &mut cx.state.switch.regs;
+    let [eax, ebx, ecx, edx] = cpuid::execute(&cx.state.cpuid, regs.get(RAX) as u32, regs.get(RCX) as u32).regs;
+    regs.set(RAX, eax.into());
+    regs.set(RBX, ebx.into());
+    regs.set(RCX, ecx.into());
+    regs.set(RDX, edx.into());
+    cx.skip(len);
+    Ok(Flow::Resume)
+}
+
+fn shown<B: Backend>(cx: &Loaded<'_, B>) -> Shown {
+    Shown {
+        cr4: cx.state.controls.cr4,
+        xcr0: cx.state.controls.xcr0,
+        apic_base: msr::apic_base(&*cx.state.msrs),
+    }
+}
+
+/// Brings the bits up to date that follow registers.
+fn refresh<B: Backend>(cx: &mut Loaded<'_, B>) -> Result {
+    if cx.state.cpuid_dirty {
+        let now = shown(cx);
+        cpuid::refresh(&mut cx.state.cpuid, &mut cx.state.features, host::caps()?, &now);
+        cx.state.cpuid_dirty = false;
+    }
+    Ok(())
+}
+
+fn entry_from(e: &kvm_cpuid_entry2) -> Entry {
+    Entry { function: e.function, index: e.index, flags: e.flags, eax: e.eax, ebx: e.ebx, ecx: e.ecx, edx: e.edx }
+}
+
+fn entry_to(e: &Entry) -> kvm_cpuid_entry2 {
+    kvm_cpuid_entry2 {
+        function: e.function,
+        index: e.index,
+        flags: e.flags,
+        eax: e.eax,
+        ebx: e.ebx,
+        ecx: e.ecx,
+        edx: e.edx,
+        padding: [0; 3],
+    }
+}
+
+const HEADER: usize = core::mem::size_of::<Header>();
+
+/// KVM_GET_SUPPORTED_CPUID: E2BIG when there is no room for all entries, with the number that there would be.
+pub(crate) fn get_supported(arg: usize) -> Result<isize> {
+    let header: Header = user::get(arg)?;
+    let room = header.count.min(MAX_ENTRIES as u32) as usize;
+    if header.count == 0 {
+        return Err(E2BIG);
+    }
+    let mut entries = KVVec::with_capacity(room, GFP_KERNEL_ACCOUNT)?;
+    cpuid_host::supported(&crate::sys::cpu::cpuid, host::caps()?, &mut |e: Entry| {
+        if entries.len() >= room {
+            return Err(E2BIG);
+        }
+        entries.push(entry_to(&e), GFP_KERNEL_ACCOUNT)?;
+        Ok(())
+    })?;
+    user::put_slice(user::after(arg, HEADER)?, &entries)?;
+    user::put(arg, &Header { count: entries.len() as u32, pad: header.pad })?;
+    Ok(0)
+}
+
+/// KVM_SET_CPUID2. E2BIG: too many entries; EINVAL: a value no CPU could have, or a change after the guest ran.
+pub(crate) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isize> {
+    let header: Header = user::get(arg)?;
+    if header.count as usize > MAX_ENTRIES {
+        return Err(E2BIG);
+    }
+    let raw: KVVec<kvm_cpuid_entry2> = user::get_slice(user::after(arg, HEADER)?, header.count as usize)?;
+    let mut entries = KVec::with_capacity(raw.len(), GFP_KERNEL_ACCOUNT)?;
+    for e in raw.iter() {
+        entries.push(entry_from(e), GFP_KERNEL_ACCOUNT)?;
+    }
+    let caps = host::caps()?;
+    let now = shown(cx);
+    if cx.state.has_run {
+        let mut features = cx.state.features;
+        cpuid::refresh(&mut entries, &mut features, caps, &now);
+        refresh(cx)?;
+        return if entries[..] == cx.state.cpuid[..] { Ok(0) } else { Err(EINVAL) };
+    }
+    cpuid::check_set(&entries).map_err(|e| match e {
+        BadCpuid::LinearWidth => EINVAL,
+        BadCpuid::DynamicState => EPERM,
+    })?;
+    cx.state.features = GuestFeatures::derive(&entries, caps);
+    cpuid::refresh(&mut entries, &mut cx.state.features, caps, &now);
+    cx.state.cpuid = entries;
+    Ok(0)
+}
+
+/// KVM_GET_CPUID2. E2BIG when there is no room for all entries; the number is told in any case.
+pub(crate) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isize> {
+    let header: Header = user::get(arg)?;
+    refresh(cx)?;
+    let count = cx.state.cpuid.len();
+    user::put(arg, &Header { count: count as u32, pad: header.pad })?;
+    if (header.count as usize) < count {
+        return Err(E2BIG);
+    }
+    let mut out = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+    for e in cx.state.cpuid.iter() {
+        out.push(entry_to(e), GFP_KERNEL_ACCOUNT)?;
+    }
+    user::put_slice(user::after(arg, HEADER)?, &out)?;
+    Ok(0)
+}

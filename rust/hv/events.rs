@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Putting events into the guest before an entry, and taking note of them after an exit.
+
+use crate::hv::backend::{Backend, Inject, Shadow};
+use crate::hv::vcpu::Loaded;
+use crate::model::cr::dr7;
+use crate::model::event::{debug_status, vector, Exception, Gates, Next};
+use crate::model::regs::rflags;
+
+impl<B: Backend> Loaded<'_, B> {
+    /// What the guest's state says about taking events now.
+    pub(crate) fn gates(&mut self) -> Gates {
+        let Shadow { sti, mov_ss } = B::shadow(&mut self.state.hw);
+        Gates {
+            if_flag: self.state.switch.regs.rflags & rflags::IF != 0,
+            shadow: sti || mov_ss,
+            closed: false,
+            irq_waiting: false,
+            irq_window_wanted: self.run.wants_irq_window(),
+        }
+    }
+
+    /// Would an interrupt that user space queues now be delivered at once?
+    pub(crate) fn ready_for_interrupt(&mut self) -> bool {
+        let gates = self.gates();
+        self.state.events.ready_for_interrupt(&gates)
+    }
+
+    /// Asks the hardware for the next event and for the windows that are waited for. True: exit again at once.
+    pub(crate) fn inject_events(&mut self) -> bool {
+        let gates = self.gates();
+        let plan = self.state.events.plan(&gates);
+        match plan.next {
+            Next::None | Next::Acknowledge => {}
+            Next::Exception { exception, fresh, set_rf } => {
+                if fresh {
+                    self.apply_payload(&exception);
+                }
+                if set_rf {
+                    self.state.switch.regs.rflags |= rflags::RF;
+                }
+                B::inject(&mut self.state.hw, Inject::Exception(exception));
+            }
+            Next::Nmi => B::inject(&mut self.state.hw, Inject::Nmi),
+            Next::Interrupt(i) => B::inject(&mut self.state.hw, Inject::Interrupt(i)),
+        }
+        B::set_irq_window(&mut self.state.hw, plan.irq_window);
+        B::set_nmi_window(&mut self.state.hw, plan.nmi_window);
+        plan.exit_at_once
+    }
+
+    /// What an exception writes besides the stack, at the moment it is delivered.
+    fn apply_payload(&mut self, e: &Exception) {
+        let Some(payload) = e.payload else { return };
+        match e.vector {
+            vector::PF => self.state.switch.cr2 = payload,
+            vector::DB => {
+                let c = &mut self.state.controls;
+                c.dr6 = debug_status(c.dr6, payload);
+                c.dr7 &= !dr7::GD;
+                self.update_switch();
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Guest memory by the guest's own linear addresses: page walks and instruction fetch.
+
+use kernel::prelude::*;
+
+use crate::hv::backend::Backend;
+use crate::hv::vcpu::Loaded;
+use crate::hv::vm::Vm;
+use crate::mmu::gwalk::{self, Access, GuestMem, Paging, Translation, WalkError};
+use crate::mmu::Gpa;
+use crate::model::cr::rflags;
+use crate::model::emu::decode::DecodeError;
+use crate::model::event::Exception;
+
+/// The longest instruction, in bytes.
+pub(crate) const MAX_INSN: usize = 15;
+
+/// Walks that are begun again because other vCPUs changed the entries, before giving up on the instruction.
+const CONTENDED_WALKS: u32 = 64;
+
+/// Guest-physical memory as the page walk reads it.
+struct Physical<'a, B: Backend>(&'a Vm<B>);
+
+impl<B: Backend> GuestMem for Physical<'_, B> {
+    fn read(&self, gpa: u64, len: u8) -> Option<u64> {
+        let mut bytes = [0u8; 8];
+        let part = bytes.get_mut(..usize::from(len))?;
+        self.0.mmu.read_guest(Gpa(gpa), part).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    fn cmpxchg(&self, gpa: u64, len: u8, old: u64, new: u64) -> Option<bool> {
+        self.0.mmu.cmpxchg_guest(Gpa(gpa), len.into(), old, new).ok().map(|r| r.is_ok())
+    }
+}
+
+/// The bytes at RIP.
+pub(crate) struct Fetched {
+    bytes: [u8; MAX_INSN],
+    len: usize,
+    /// The fault that fetching more would raise; None also where the bytes are not in memory.
+    stopped: Option<Exception>,
+}
+
+impl Fetched {
+    /// The bytes that could be read.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&[])
+    }
+
+    /// What the guest gets when the instruction cannot be decoded; None: we cannot read it.
+    pub(crate) fn fault(&self, e: DecodeError) -> Option<Exception> {
+        match e {
+            DecodeError::Truncated => self.stopped,
+            DecodeError::TooLong => Some(Exception::protection(0)),
+            DecodeError::Invalid => Some(Exception::undefined()),
+        }
+    }
+}
+
+impl<B: Backend> Loaded<'_, B> {
+    /// The registers that page walks depend on.
+    fn paging(&mut self) -> Paging {
+        let cr3 = B::cr3(&mut self.state.hw);
+        let c = self.state.controls;
+        let mode = self.mode();
+        let pdptrs = if mode.pae_paging() { self.read_pdptrs(cr3) } else { None };
+        Paging {
+            cr0: c.cr0,
+            cr3,
+            cr4: c.cr4,
+            efer: c.efer,
+            ac: self.state.switch.regs.rflags & rflags::AC != 0,
+            maxphyaddr: self.state.features.physical_bits(),
+            pdptrs,
+            pkru: self.state.switch.pkru,
+            gbpages: self.state.features.has(crate::model::features::GBPAGES),
+        }
+    }
+
+    /// Translates a linear address for an access. The fault is the guest's page fault, or None when the guest's page tables
+    /// are not in memory.
+    pub(crate) fn translate(&mut self, linear: u64, access: Access) -> Result<Translation, Option<Exception>> {
+        let paging = self.paging();
+        for _ in 0..CONTENDED_WALKS {
+            match gwalk::walk(&Physical(self.vm), &paging, linear, access) {
+                Ok(t) => return Ok(t),
+                Err(WalkError::PageFault { error }) => return Err(Some(Exception::page_fault(error, linear))),
+                Err(WalkError::Memory { .. }) => return Err(None),
+                // Another vCPU keeps writing to the same entries.
+                Err(WalkError::Contended) => {}
+            }
+        }
+        Err(None)
+    }
+
+    /// Reads the bytes of the instruction at RIP, as many as can be read.
+    pub(crate) fn fetch(&mut self) -> Fetched {
+        let mut fetched = Fetched { bytes: [0; MAX_INSN], len: 0, stopped: None };
+        let user = B::cpl(&mut self.state.hw) == 3;
+        let start = self.linear_rip();
+        while fetched.len < MAX_INSN {
+            let at = start.wrapping_add(fetched.len as u64);
+            let room = (0x1000 - (at & 0xfff)) as usize;
+            let access = Access { write: false, fetch: true, user, implicit: false };
+            let gpa = match self.translate(at, access) {
+                Ok(t) => t.gpa,
+                Err(e) => {
+                    fetched.stopped = e;
+                    break;
+                }
+            };
+            let end = fetched.len.saturating_add(room).min(MAX_INSN);
+            let Some(part) = fetched.bytes.get_mut(fetched.len..end) else { break };
+            if self.vm.mmu.read_guest(Gpa(gpa), part).is_err() {
+                break;
+            }
+            fetched.len = end;
+        }
+        fetched
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Port I/O that goes to user space, and what the next KVM_RUN has to finish.
+
+use kernel::prelude::*;
+
+use crate::hv::backend::{Backend, Flow};
+use crate::hv::vcpu::Loaded;
+use crate::model::emu::job::Answer;
+use crate::model::regs::RAX;
+use crate::sys::run_page::PIO_OFFSET;
+
+/// An access that user space carries out: the next KVM_RUN finishes the instruction before it enters the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pending {
+    /// Nothing.
+    None,
+    /// OUT: move on, unless user space moved RIP itself.
+    Out { linear_rip: u64, len: u8 },
+    /// IN: take the data, then the same.
+    In { linear_rip: u64, len: u8, size: u8 },
+    /// The emulator waits for the answer to an access.
+    Job(JobWait),
+}
+
+/// What the emulator waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum JobWait {
+    /// A value of `size` bytes in the PIO data page.
+    PortValue { size: u8 },
+    /// A value of `len` bytes in the MMIO field.
+    MmioValue { len: u8 },
+    /// A compare-and-exchange on a device, which was carried out as a write.
+    MmioExchanged,
+    /// Only that it was done.
+    Done,
+}
+
+/// The low `size` bytes of `value`, on top of the rest of `old` as IN does it (4 bytes clear the upper half).
+fn merge(old: u64, value: u64, size: u8) -> u64 {
+    match size {
+        1 => old & !0xff | value & 0xff,
+        2 => old & !0xffff | value & 0xffff,
+        _ => value & 0xffff_ffff,
+    }
+}
+
+impl<B: Backend> Loaded<'_, B> {
+    /// IN or OUT with one operand, in an instruction of `len` bytes.
+    pub(crate) fn port(&mut self, port: u16, input: bool, size: u8, len: u8) -> Flow {
+        let linear_rip = self.linear_rip();
+        self.run.io(input, port, size, 1);
+        if input {
+            self.state.pending = Pending::In { linear_rip, len, size };
+        } else {
+            let value = self.state.switch.regs.get(RAX) as u32;
+            self.set_port_value(value, size);
+            self.state.pending = Pending::Out { linear_rip, len };
+        }
+        Flow::User
+    }
+
+    /// Puts one value into the PIO data page.
+    pub(crate) fn set_port_value(&self, value: u32, size: u8) {
+        let bytes = value.to_le_bytes();
+        self.run.pages.write(PIO_OFFSET, bytes.get(..usize::from(size)).unwrap_or(&bytes));
+    }
+
+    /// Takes one value from the PIO data page.
+    pub(crate) fn port_value(&self, size: u8) -> u64 {
+        let value: u32 = self.run.pages.get(PIO_OFFSET);
+        merge(0, value.into(), size)
+    }
+
+    /// Finishes what the last return to user space left open.
+    pub(crate) fn complete_pending(&mut self) -> Result<Flow> {
+        match core::mem::replace(&mut self.state.pending, Pending::None) {
+            Pending::None => Ok(Flow::Resume),
+            Pending::Out { linear_rip, len } => {
+                if self.linear_rip() == linear_rip {
+                    self.skip(len);
+                }
+                Ok(Flow::Resume)
+            }
+            Pending::In { linear_rip, len, size } => {
+                if self.linear_rip() == linear_rip {
+                    let value = self.port_value(size);
+                    let old = self.state.switch.regs.get(RAX);
+                    self.state.switch.regs.set(RAX, merge(old, value, size));
+                    self.skip(len);
+                }
+                Ok(Flow::Resume)
+            }
+            Pending::Job(wait) => {
+                let answer = match wait {
+                    JobWait::PortValue { size } => Answer::Value(self.port_value(size)),
+                    JobWait::MmioValue { len } => {
+                        let data = u64::from_le_bytes(self.run.mmio_data());
+                        let mask = u64::MAX >> 8u32.wrapping_mul(8u32.wrapping_sub(len.into())).min(56);
+                        Answer::Value(data & mask)
+                    }
+                    JobWait::MmioExchanged => Answer::Exchanged(true),
+                    JobWait::Done => Answer::Ack,
+                };
+                self.drive_job(answer)
+            }
+        }
+    }
+}

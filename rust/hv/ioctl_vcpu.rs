@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The vCPU descriptor: its ioctls and its mapping.
+
+use kernel::prelude::*;
+use kernel::sync::{Arc, ArcBorrow};
+
+use crate::hv::backend::Backend;
+use crate::hv::vcpu::{Loaded, Vcpu};
+use crate::hv::vm::Vm;
+use crate::hv::{cpuid, msr, user};
+use crate::model::cr;
+use crate::model::regs::{self, Regs};
+use crate::sys::cpu;
+use crate::sys::file::FileObject;
+use crate::sys::fpu::FXSAVE_SIZE;
+use crate::uapi::{self, ioctl, kvm_fpu, kvm_interrupt, kvm_mp_state, kvm_regs, kvm_sregs, kvm_xcr, kvm_xcrs};
+
+/// What a vCPU's descriptor refers to. It keeps the VM alive.
+pub(crate) struct VcpuFile<B: Backend> {
+    pub(crate) vm: Arc<Vm<B>>,
+    pub(crate) vcpu: Arc<Vcpu<B>>,
+}
+
+impl<B: Backend> Drop for VcpuFile<B> {
+    fn drop(&mut self) {
+        self.vm.remove_kick(&self.vcpu.shared);
+    }
+}
+
+impl<B: Backend> FileObject for VcpuFile<B> {
+    const NAME: &'static CStr = c"kvm-vcpu";
+    const MAPPABLE: bool = true;
+
+    fn page(&self, offset: usize) -> Option<*mut u8> {
+        self.vcpu.run.pages.page(offset)
+    }
+
+    fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
+        let (vm, vcpu) = (&*this.vm, &*this.vcpu);
+        vm.check_owner()?;
+        // What is not an ioctl of ours is not worth waiting for the vCPU.
+        if kernel::ioctl::_IOC_TYPE(cmd) != uapi::KVMIO {
+            return Err(EINVAL);
+        }
+        match cmd {
+            ioctl::RUN if arg != 0 => Err(EINVAL),
+            ioctl::RUN => vcpu.ioctl_run(vm),
+            _ => vcpu.with_loaded(vm, |cx| dispatch(cx, cmd, arg)),
+        }
+    }
+}
+
+/// The ioctls that look at or change a vCPU that does not run.
+fn dispatch<B: Backend>(cx: &mut Loaded<'_, B>, cmd: u32, arg: usize) -> Result<isize> {
+    match cmd {
+        ioctl::GET_REGS => user::put(arg, &get_regs(&cx.state.switch.regs))?,
+        ioctl::SET_REGS => set_regs(cx, &user::get(arg)?),
+        ioctl::GET_SREGS => {
+            let s: KBox<kvm_sregs> = KBox::new(cx.get_sregs(), GFP_KERNEL_ACCOUNT)?;
+            user::put(arg, &*s)?;
+        }
+        ioctl::SET_SREGS => {
+            let s: KBox<kvm_sregs> = KBox::new(user::get(arg)?, GFP_KERNEL_ACCOUNT)?;
+            cx.set_sregs(&s)?;
+        }
+        ioctl::GET_FPU => get_fpu(cx, arg)?,
+        ioctl::SET_FPU => set_fpu(cx, arg)?,
+        ioctl::SET_CPUID2 => return cpuid::set(cx, arg),
+        ioctl::GET_CPUID2 => return cpuid::get(cx, arg),
+        ioctl::GET_MSRS => return msr::get_msrs(cx, arg),
+        ioctl::SET_MSRS => return msr::set_msrs(cx, arg),
+        ioctl::GET_XCRS => get_xcrs(cx, arg)?,
+        ioctl::SET_XCRS => set_xcrs(cx, arg)?,
+        ioctl::GET_MP_STATE => user::put(arg, &kvm_mp_state { mp_state: cx.state.mp_state })?,
+        ioctl::SET_MP_STATE => set_mp_state(cx, user::get(arg)?)?,
+        ioctl::INTERRUPT => {
+            let i: kvm_interrupt = user::get(arg)?;
+            let vector = u8::try_from(i.irq).map_err(|_| EINVAL)?;
+            cx.state.events.queue_interrupt(vector);
+        }
+        ioctl::NMI => cx.state.events.add_nmis(1),
+        ioctl::GET_TSC_KHZ => return Ok(cpu::tsc_khz() as isize),
+        _ => return Err(EINVAL),
+    }
+    Ok(0)
+}
+
+fn get_regs(r: &Regs) -> kvm_regs {
+    kvm_regs {
+        rax: r.get(regs::RAX),
+        rbx: r.get(regs::RBX),
+        rcx: r.get(regs::RCX),
+        rdx: r.get(regs::RDX),
+        rsi: r.get(regs::RSI),
+        rdi: r.get(regs::RDI),
+        rsp: r.get(regs::RSP),
+        rbp: r.get(regs::RBP),
+        r8: r.get(8),
+        r9: r.get(9),
+        r10: r.get(10),
+        r11: r.get(11),
+        r12: r.get(12),
+        r13: r.get(13),
+        r14: r.get(14),
+        r15: r.get(15),
+        rip: r.rip,
+        rflags: r.rflags,
+    }
+}
+
+fn set_regs<B: Backend>(cx: &mut Loaded<'_, B>, from: &kvm_regs) {
+    let r = &mut cx.state.switch.regs;
+    r.set(regs::RAX, from.rax);
+    r.set(regs::RBX, from.rbx);
+    r.set(regs::RCX, from.rcx);
+    r.set(regs::RDX, from.rdx);
+    r.set(regs::RSI, from.rsi);
+    r.set(regs::RDI, from.rdi);
+    r.set(regs::RSP, from.rsp);
+    r.set(regs::RBP, from.rbp);
+    r.set(8, from.r8);
+    r.set(9, from.r9);
+    r.set(10, from.r10);
+    r.set(11, from.r11);
+    r.set(12, from.r12);
+    r.set(13, from.r13);
+    r.set(14, from.r14);
+    r.set(15, from.r15);
+    r.rip = from.rip;
+    r.rflags = from.rflags | regs::rflags::FIXED;
+    cx.state.events.drop_pending_exception();
+}
+
+/// Copies `from` over the part of `image` that begins at `offset`.
+fn put_bytes(image: &mut [u8], offset: usize, from: &[u8]) {
+    for (to, b) in image.iter_mut().skip(offset).zip(from) {
+        *to = *b;
+    }
+}
+
+fn array<const N: usize>(image: &[u8], offset: usize) -> [u8; N] {
+    let mut out = [0; N];
+    put_bytes(&mut out, 0, image.get(offset..).unwrap_or(&[]));
+    out
+}
+
+/// KVM_GET_FPU: x87 and SSE in the layout of `struct kvm_fpu`, from the FXSAVE image (MXCSR is not told, as in KVM).
+fn get_fpu<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
+    let mut out: KBox<kvm_fpu> = KBox::new(kvm_fpu::default(), GFP_KERNEL_ACCOUNT)?;
+    let image = cx.state.fpu.legacy();
+    out.fcw = u16::from_le_bytes(array(image, 0));
+    out.fsw = u16::from_le_bytes(array(image, 2));
+    out.ftwx = u8::from_le_bytes(array(image, 4));
+    out.last_opcode = u16::from_le_bytes(array(image, 6));
+    out.last_ip = u64::from_le_bytes(array(image, 8));
+    out.last_dp = u64::from_le_bytes(array(image, 16));
+    for (i, r) in out.fpr.iter_mut().enumerate() {
+        *r = array(image, i.wrapping_mul(16).wrapping_add(32));
+    }
+    for (i, r) in out.xmm.iter_mut().enumerate() {
+        *r = array(image, i.wrapping_mul(16).wrapping_add(160));
+    }
+    user::put(arg, &*out)
+}
+
+/// KVM_SET_FPU.
+fn set_fpu<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
+    let from: KBox<kvm_fpu> = KBox::new(user::get(arg)?, GFP_KERNEL_ACCOUNT)?;
+    let mut image: KBox<[u8; FXSAVE_SIZE]> = KBox::new([0; FXSAVE_SIZE], GFP_KERNEL_ACCOUNT)?;
+    put_bytes(&mut *image, 0, cx.state.fpu.legacy());
+    put_bytes(&mut *image, 0, &from.fcw.to_le_bytes());
+    put_bytes(&mut *image, 2, &from.fsw.to_le_bytes());
+    put_bytes(&mut *image, 4, &from.ftwx.to_le_bytes());
+    put_bytes(&mut *image, 6, &from.last_opcode.to_le_bytes());
+    put_bytes(&mut *image, 8, &from.last_ip.to_le_bytes());
+    put_bytes(&mut *image, 16, &from.last_dp.to_le_bytes());
+    for (i, r) in from.fpr.iter().enumerate() {
+        put_bytes(&mut *image, i.wrapping_mul(16).wrapping_add(32), r);
+    }
+    for (i, r) in from.xmm.iter().enumerate() {
+        put_bytes(&mut *image, i.wrapping_mul(16).wrapping_add(160), r);
+    }
+    cx.state.fpu.set_legacy(&image);
+    Ok(())
+}
+
+/// KVM_GET_XCRS.
+fn get_xcrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
+    if !cpu::has_xsave() {
+        return Err(EINVAL);
+    }
+    let mut out: KBox<kvm_xcrs> = KBox::new(kvm_xcrs::default(), GFP_KERNEL_ACCOUNT)?;
+    out.nr_xcrs = 1;
+    if let Some(x) = out.xcrs.first_mut() {
+        *x = kvm_xcr { xcr: 0, reserved: 0, value: cx.state.controls.xcr0 };
+    }
+    user::put(arg, &*out)
+}
+
+/// KVM_SET_XCRS. EINVAL for flags, too many registers, or a value that the guest's CPUID does not allow.
+fn set_xcrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
+    let xcrs: KBox<kvm_xcrs> = KBox::new(user::get(arg)?, GFP_KERNEL_ACCOUNT)?;
+    if !cpu::has_xsave() || xcrs.nr_xcrs as usize > xcrs.xcrs.len() || xcrs.flags != 0 {
+        return Err(EINVAL);
+    }
+    let limits = *cx.state.features.limits();
+    // Only XCR0 means anything, and the first one found counts.
+    let given = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize).find(|x| x.xcr == 0);
+    if let Some(x) = given {
+        let value = cr::check_xcr(0, x.value, &limits).map_err(|_| EINVAL)?;
+        cx.set_xcr0(value);
+    }
+    Ok(())
+}
+
+/// KVM_SET_MP_STATE: without an in-kernel interrupt controller a vCPU can only be runnable.
+fn set_mp_state<B: Backend>(cx: &mut Loaded<'_, B>, state: kvm_mp_state) -> Result {
+    if state.mp_state != uapi::KVM_MP_STATE_RUNNABLE {
+        return Err(EINVAL);
+    }
+    cx.state.mp_state = state.mp_state;
+    Ok(())
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The VM descriptor: its ioctls.
+
+use kernel::prelude::*;
+use kernel::sync::{Arc, ArcBorrow};
+
+use crate::hv::backend::Backend;
+use crate::hv::ioctl_vcpu::VcpuFile;
+use crate::hv::user;
+use crate::hv::vcpu::Vcpu;
+use crate::hv::vm::Vm;
+use crate::mmu::slots::SlotRequest;
+use crate::sys::{cpu, file};
+use crate::uapi::{caps, ioctl, kvm_userspace_memory_region, kvm_userspace_memory_region2};
+
+impl<B: Backend> file::FileObject for Vm<B> {
+    const NAME: &'static CStr = c"kvm-vm";
+
+    fn ioctl(vm: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
+        vm.check_owner()?;
+        match cmd {
+            ioctl::CHECK_EXTENSION => Ok(caps::check(arg)),
+            ioctl::CREATE_VCPU => create_vcpu(&vm.into(), arg),
+            ioctl::SET_USER_MEMORY_REGION => {
+                let r: kvm_userspace_memory_region = user::get(arg)?;
+                // Flags that only the longer structure has room for.
+                if r.flags & !caps::MEMORY_FLAGS != 0 {
+                    return Err(EINVAL);
+                }
+                set_memory(&vm, r.slot, r.flags, r.guest_phys_addr, r.memory_size, r.userspace_addr)
+            }
+            ioctl::SET_USER_MEMORY_REGION2 => {
+                let r: kvm_userspace_memory_region2 = user::get(arg)?;
+                set_memory(&vm, r.slot, r.flags, r.guest_phys_addr, r.memory_size, r.userspace_addr)
+            }
+            // Places for pages that this implementation does not need: real mode runs without them.
+            ioctl::SET_TSS_ADDR => set_tss_addr(arg),
+            ioctl::SET_IDENTITY_MAP_ADDR => {
+                let _address: u64 = user::get(arg)?;
+                if vm.has_vcpus() {
+                    return Err(EINVAL);
+                }
+                Ok(0)
+            }
+            ioctl::GET_TSC_KHZ => Ok(cpu::tsc_khz() as isize),
+            _ => Err(ENOTTY),
+        }
+    }
+}
+
+/// KVM_SET_TSS_ADDR: three pages below 4 GiB.
+fn set_tss_addr(arg: usize) -> Result<isize> {
+    if arg as u64 > 0xffff_d000 {
+        return Err(EINVAL);
+    }
+    Ok(0)
+}
+
+fn set_memory<B: Backend>(vm: &Vm<B>, slot: u32, flags: u32, gpa: u64, size: u64, hva: u64) -> Result<isize> {
+    vm.mmu.set_slot(&SlotRequest { slot, flags, gpa, size, hva })?;
+    Ok(0)
+}
+
+/// KVM_CREATE_VCPU.
+fn create_vcpu<B: Backend>(vm: &Arc<Vm<B>>, arg: usize) -> Result<isize> {
+    let id = u32::try_from(arg).map_err(|_| EINVAL)?;
+    vm.add_vcpu(id, |shared, table| {
+        let offset = table.tsc_offset.unwrap_or_else(|| 0u64.wrapping_sub(cpu::rdtsc()));
+        let vcpu = Vcpu::new(vm, id, shared, offset)?;
+        let fd = file::new_fd(Arc::new(VcpuFile { vm: vm.clone(), vcpu }, GFP_KERNEL_ACCOUNT)?)?;
+        table.tsc_offset = Some(offset);
+        Ok(fd)
+    })
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0
+//! MSRs: the guest's RDMSR and WRMSR, and the ioctls.
+
+use kernel::prelude::*;
+
+use crate::hv::backend::{Backend, Flow};
+use crate::hv::vcpu::Loaded;
+use crate::hv::{host, user};
+use crate::model::msr::{self, Answer, BadMsr, Effect, HwMsr, Who};
+use crate::model::regs::{RAX, RCX, RDX};
+use crate::sys::{cpu, params};
+use crate::uapi::kvm_msr_entry;
+use crate::uapi::pod::Header;
+
+/// Most entries in one KVM_GET_MSRS or KVM_SET_MSRS.
+const MAX_ENTRIES: u32 = 256;
+
+impl<B: Backend> Loaded<'_, B> {
+    fn hw_msr(&mut self, msr: HwMsr) -> u64 {
+        match msr {
+            HwMsr::Efer => self.state.controls.efer,
+            HwMsr::Tsc => cpu::rdtsc().wrapping_add(self.state.tsc_offset),
+            _ => B::hw_msr(&mut self.state.hw, self.resident, msr),
+        }
+    }
+
+    fn set_hw_msr(&mut self, msr: HwMsr, value: u64) {
+        match msr {
+            HwMsr::Efer => {
+                self.state.controls.efer = value;
+                self.apply_modes();
+            }
+            HwMsr::Tsc => self.set_tsc_offset(value.wrapping_sub(cpu::rdtsc())),
+            _ => B::set_hw_msr(&mut self.state.hw, self.resident, msr, value),
+        }
+    }
+
+    /// Guest TSC = host TSC + offset.
+    pub(crate) fn set_tsc_offset(&mut self, offset: u64) {
+        self.state.tsc_offset = offset;
+        B::set_tsc_offset(&mut self.state.hw, offset);
+    }
+
+    /// Reads an MSR for the guest or for user space.
+    pub(crate) fn read_msr(&mut self, index: u32, who: Who) -> Result<u64, BadMsr> {
+        match msr::read(&*self.state.msrs, index, who, &self.state.features) {
+            Ok(Answer::Value(v)) => Ok(v),
+            Ok(Answer::Hw(msr)) => Ok(self.hw_msr(msr)),
+            Err(BadMsr::Unknown) if params::get().ignore_msrs => Ok(0),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Writes an MSR for the guest or for user space.
+    pub(crate) fn write_msr(&mut self, index: u32, value: u64, who: Who) -> Result<(), BadMsr> {
+        let mode = self.mode();
+        match msr::write(&mut *self.state.msrs, index, value, who, &mode, &self.state.features) {
+            Ok(Effect::Done) => {}
+            Ok(Effect::Hw(msr, v)) => self.set_hw_msr(msr, v),
+            Ok(Effect::Tsc(value)) => {
+                let offset = value.wrapping_sub(cpu::rdtsc());
+                let moved = offset.wrapping_sub(self.state.tsc_offset);
+                self.set_tsc_offset(offset);
+                if who == Who::Guest {
+                    msr::adjust_tsc(&mut *self.state.msrs, moved);
+                }
+            }
+            Ok(Effect::TscOffset(by)) => self.set_tsc_offset(self.state.tsc_offset.wrapping_add(by)),
+            Ok(Effect::CpuidDirty) => self.state.cpuid_dirty = true,
+            Err(BadMsr::Unknown) if params::get().ignore_msrs => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+}
+
+/// RDMSR, `len` bytes long.
+pub(crate) fn rdmsr<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flow> {
+    let index = cx.state.switch.regs.get(RCX) as u32;
+    match cx.read_msr(index, Who::Guest) {
+        Ok(v) => {
+            cx.state.switch.regs.set(RAX, v & 0xffff_ffff);
+            cx.state.switch.regs.set(RDX, v >> 32);
+            cx.skip(len);
+        }
+        Err(_) => cx.raise_gp(),
+    }
+    Ok(Flow::Resume)
+}
+
+/// WRMSR, `len` bytes long.
+pub(crate) fn wrmsr<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flow> {
+    let regs = &cx.state.switch.regs;
+    let index = regs.get(RCX) as u32;
+    let value = regs.get(RAX) & 0xffff_ffff | regs.get(RDX) << 32;
+    match cx.write_msr(index, value, Who::Guest) {
+        Ok(()) => cx.skip(len),
+        Err(_) => cx.raise_gp(),
+    }
+    Ok(Flow::Resume)
+}
+
+const HEADER: usize = core::mem::size_of::<Header>();
+
+fn entries(arg: usize) -> Result<KVVec<kvm_msr_entry>> {
+    let header: Header = user::get(arg)?;
+    if header.count >= MAX_ENTRIES {
+        return Err(E2BIG);
+    }
+    user::get_slice(user::after(arg, HEADER)?, header.count as usize)
+}
+
+/// KVM_GET_MSRS: the number of MSRs read before the first that cannot be.
+pub(crate) fn get_msrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isize> {
+    let mut list = entries(arg)?;
+    let mut done = 0usize;
+    for e in list.iter_mut() {
+        match cx.read_msr(e.index, Who::Host) {
+            Ok(v) => e.data = v,
+            Err(_) => break,
+        }
+        done = done.wrapping_add(1);
+    }
+    user::put_slice(user::after(arg, HEADER)?, &list)?;
+    Ok(done as isize)
+}
+
+/// KVM_SET_MSRS: the number of MSRs written before the first that cannot be.
+pub(crate) fn set_msrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isize> {
+    let list = entries(arg)?;
+    let mut done = 0usize;
+    for e in list.iter() {
+        if cx.write_msr(e.index, e.data, Who::Host).is_err() {
+            break;
+        }
+        done = done.wrapping_add(1);
+    }
+    Ok(done as isize)
+}
+
+/// KVM_GET_MSR_INDEX_LIST: E2BIG when there is no room; the number is told in any case.
+pub(crate) fn index_list(arg: usize) -> Result<isize> {
+    let room: u32 = user::get(arg)?;
+    let mut list: KVVec<u32> = KVVec::new();
+    let exists = |index: u32| cpu::rdmsr_safe(index).is_ok();
+    msr::index_list(host::caps()?, &exists, &mut |index| list.push(index, GFP_KERNEL_ACCOUNT))?;
+    user::put(arg, &(list.len() as u32))?;
+    if (room as usize) < list.len() {
+        return Err(E2BIG);
+    }
+    user::put_slice(user::after(arg, 4)?, &list)?;
+    Ok(0)
+}

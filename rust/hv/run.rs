@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+//! KVM_RUN: the loop between user space and the guest.
+//!
+//! Context: task context with the vCPU loaded. From [`enter`]'s `IrqOff::new` to `IrqOff::finish` interrupts are off, and nothing
+//! may sleep or touch user memory.
+
+use kernel::prelude::*;
+
+use crate::hv::backend::{Backend, Flow};
+use crate::hv::user_run::Summary;
+use crate::hv::vcpu::{Loaded, Vcpu};
+use crate::hv::vm::Vm;
+use crate::model::cr;
+use crate::model::msr;
+use crate::model::regs::rflags;
+use crate::sys::cpu::{self, IrqOff};
+use crate::uapi;
+
+impl<B: Backend> Vcpu<B> {
+    /// The KVM_RUN ioctl.
+    pub(crate) fn ioctl_run(&self, vm: &Vm<B>) -> Result<isize> {
+        self.with_loaded(vm, |cx| {
+            cx.run.clear_flags();
+            let result = cx.with_guest_fpu(run);
+            cx.summarise();
+            result.map(|()| 0)
+        })
+    }
+}
+
+/// From the start of KVM_RUN to its end, with the guest's FPU loaded.
+fn run<B: Backend>(cx: &mut Loaded<'_, B>) -> Result {
+    if cx.run.sync_regs() != 0 {
+        return Err(EINVAL);
+    }
+    cx.state.controls.cr8 = cr::check_cr8(cx.run.cr8()).map_err(|_| EINVAL)?.into();
+    B::set_cr8(&mut cx.state.hw, cx.state.controls.cr8);
+    if cx.complete_pending()? == Flow::User {
+        return Ok(());
+    }
+    if cx.run.wants_immediate_exit() {
+        return Err(EINTR);
+    }
+    cx.state.has_run = true;
+    cx.run.set_reason(uapi::KVM_EXIT_UNKNOWN);
+    loop {
+        if enter(cx)? == Flow::User {
+            return Ok(());
+        }
+        if cx.run.wants_irq_window() && cx.ready_for_interrupt() {
+            cx.run.set_reason(uapi::KVM_EXIT_IRQ_WINDOW_OPEN);
+            return Ok(());
+        }
+        if cpu::guest_work_pending() {
+            if let Err(e) = cpu::guest_work() {
+                cx.run.set_reason(uapi::KVM_EXIT_INTR);
+                return Err(e);
+            }
+        }
+    }
+}
+
+/// Enters the guest once and deals with the exit.
+fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
+    if cx.vm.kicks.dead() {
+        return Err(EIO);
+    }
+    if cx.state.events.take_triple_fault() {
+        cx.run.set_reason(uapi::KVM_EXIT_SHUTDOWN);
+        return Ok(Flow::User);
+    }
+    let exit_at_once = cx.inject_events();
+    let irq = IrqOff::new();
+    if cx.shared.enter_guest_mode(irq.preempt().cpu()) {
+        B::flush_tlb(&mut cx.state.hw);
+    }
+    irq.prepare_guest();
+    if cpu::guest_work_pending() {
+        cx.shared.leave_guest_mode();
+        drop(irq);
+        B::cancel_injection(&mut cx.state.hw);
+        return Ok(Flow::Resume);
+    }
+    if exit_at_once {
+        irq.kick_self();
+    }
+    let switch = &mut cx.state.switch;
+    switch.load_guest(&irq);
+    let exit = B::enter(&mut cx.state.hw, cx.resident, switch, &irq);
+    switch.load_host(&irq);
+    cx.shared.leave_guest_mode();
+    irq.finish();
+
+    let was = B::vectoring(&mut cx.state.hw, &cx.state.switch, &exit);
+    cx.state.events.complete(was);
+    let masked = B::nmi_masked(&mut cx.state.hw);
+    cx.state.events.set_nmi_masked(masked);
+    if cx.state.controls.dr7 & cr::dr7::ENABLES != 0 {
+        if let Some(dr6) = B::dr6(&mut cx.state.hw) {
+            cx.state.controls.dr6 = dr6;
+        }
+    }
+    B::handle(cx, exit)
+}
+
+impl<B: Backend> Loaded<'_, B> {
+    /// What each return to user space tells.
+    fn summarise(&mut self) {
+        let summary = Summary {
+            ready_for_interrupt: self.ready_for_interrupt(),
+            if_flag: self.state.switch.regs.rflags & rflags::IF != 0,
+            cr8: self.state.controls.cr8,
+            apic_base: msr::apic_base(&*self.state.msrs),
+        };
+        self.run.summarise(summary);
+    }
+
+    /// HLT, `len` bytes long. Without an in-kernel interrupt controller user space waits for the next interrupt.
+    pub(crate) fn halt(&mut self, len: u8) -> Flow {
+        self.skip(len);
+        self.run.set_reason(uapi::KVM_EXIT_HLT);
+        Flow::User
+    }
+
+    /// Triple fault.
+    pub(crate) fn shutdown(&mut self) -> Flow {
+        self.run.set_reason(uapi::KVM_EXIT_SHUTDOWN);
+        Flow::User
+    }
+}

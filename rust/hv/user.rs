@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Ioctl arguments: one copy in, one copy out, each checked at the edge.
+
+use kernel::prelude::*;
+use kernel::transmute::{AsBytes, FromBytes};
+use kernel::uaccess::{UserPtr, UserSlice};
+
+/// Copies the structure at `arg` in. EFAULT for a bad pointer.
+pub(crate) fn get<T: FromBytes>(arg: usize) -> Result<T> {
+    UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>()).reader().read()
+}
+
+/// Copies `value` out to `arg`.
+pub(crate) fn put<T: AsBytes>(arg: usize, value: &T) -> Result {
+    UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>()).writer().write(value)
+}
+
+/// The address `bytes` behind `arg`; EFAULT when there is none.
+pub(crate) fn after(arg: usize, bytes: usize) -> Result<usize> {
+    arg.checked_add(bytes).ok_or(EFAULT)
+}
+
+/// Copies `count` structures at `arg` in. The caller bounds `count`.
+pub(crate) fn get_slice<T: FromBytes>(arg: usize, count: usize) -> Result<KVVec<T>> {
+    let len = count.checked_mul(core::mem::size_of::<T>()).ok_or(EINVAL)?;
+    let mut reader = UserSlice::new(UserPtr::from_addr(arg), len).reader();
+    let mut v = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+    for _ in 0..count {
+        v.push(reader.read()?, GFP_KERNEL_ACCOUNT)?;
+    }
+    Ok(v)
+}
+
+/// Copies structures out to `arg`.
+pub(crate) fn put_slice<T: AsBytes>(arg: usize, values: &[T]) -> Result {
+    let len = core::mem::size_of_val(values);
+    let mut writer = UserSlice::new(UserPtr::from_addr(arg), len).writer();
+    for v in values {
+        writer.write(v)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A virtual CPU: its state, and lending it to one thread at a time.
+
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+use crate::hv::backend::{Backend, Shadow};
+use crate::hv::host;
+use crate::hv::io::Pending;
+use crate::hv::user_run::UserRun;
+use crate::hv::vm::{VcpuShared, Vm};
+use crate::mmu::pages::TableCache;
+use crate::model::cpuid::Entry;
+use crate::model::cr::{cr0, dr6, dr7, efer, Mode};
+use crate::model::emu::job::Job;
+use crate::model::event::{EventQueue, Exception};
+use crate::model::guest::GuestFeatures;
+use crate::model::msr::{self, slot};
+use crate::model::regs::{rflags, Context, CpuMode, Seg};
+use crate::sys::cpu::{self, PreemptOff};
+use crate::sys::fpu::GuestFpu;
+use crate::sys::lock::KillableMutex;
+use crate::sys::run_page::RunPages;
+use crate::sys::sched::{Hooks, Notifier};
+use crate::sys::switch::{self, Switch};
+
+/// Control and debug registers as the guest sees them. CR3 is the hardware's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Controls {
+    pub(crate) cr0: u64,
+    pub(crate) cr4: u64,
+    pub(crate) cr8: u64,
+    pub(crate) efer: u64,
+    pub(crate) xcr0: u64,
+    pub(crate) dr: [u64; 4],
+    pub(crate) dr6: u64,
+    pub(crate) dr7: u64,
+}
+
+/// What belongs to the thread that has the vCPU loaded.
+pub(crate) struct VcpuState<B: Backend> {
+    /// General registers, RIP, RFLAGS, CR2 and what else software switches.
+    pub(crate) switch: Switch,
+    pub(crate) controls: Controls,
+    pub(crate) cpuid: KVec<Entry>,
+    pub(crate) features: GuestFeatures,
+    /// Bits of the CPUID that follow registers are out of date.
+    pub(crate) cpuid_dirty: bool,
+    /// The MSRs that live in software, see `model::msr`.
+    pub(crate) msrs: KBox<[u64; slot::COUNT]>,
+    pub(crate) events: EventQueue,
+    pub(crate) fpu: GuestFpu,
+    /// What the next KVM_RUN finishes before it enters the guest.
+    pub(crate) pending: Pending,
+    /// The instruction that is being emulated.
+    pub(crate) job: KBox<Option<Job>>,
+    pub(crate) mp_state: u32,
+    pub(crate) tsc_offset: u64,
+    pub(crate) cache: TableCache,
+    /// The guest ran: its CPUID can no longer be changed.
+    pub(crate) has_run: bool,
+    /// The hardware's part, last.
+    pub(crate) hw: B::Hw,
+}
+
+/// The shared pages, which the descriptor's mapping needs too.
+pub(crate) type UserRunRef = Arc<UserRun>;
+
+/// A virtual CPU.
+#[pin_data]
+pub(crate) struct Vcpu<B: Backend> {
+    pub(crate) id: u32,
+    pub(crate) shared: Arc<VcpuShared>,
+    pub(crate) run: UserRunRef,
+    residency: Residency<B>,
+    #[pin]
+    notifier: Notifier,
+    #[pin]
+    state: KillableMutex<VcpuState<B>>,
+}
+
+/// What the scheduler's callbacks see.
+struct Residency<B: Backend>(B::Resident);
+
+impl<B: Backend> Hooks for Residency<B> {
+    fn sched_in(&self, preempt: &PreemptOff) {
+        B::sched_in(&self.0, preempt);
+    }
+    fn sched_out(&self, preempt: &PreemptOff) {
+        B::sched_out(&self.0, preempt);
+    }
+}
+
+/// A vCPU whose state this thread holds and whose hardware state is loaded on the CPU it runs on, whichever that is.
+pub(crate) struct Loaded<'a, B: Backend> {
+    pub(crate) vm: &'a Vm<B>,
+    pub(crate) shared: &'a VcpuShared,
+    pub(crate) resident: &'a B::Resident,
+    pub(crate) run: &'a UserRun,
+    pub(crate) id: u32,
+    pub(crate) state: &'a mut VcpuState<B>,
+}
+
+impl<B: Backend> Vcpu<B> {
+    /// A vCPU in its state after reset.
+    pub(crate) fn new(vm: &Vm<B>, id: u32, shared: Arc<VcpuShared>, tsc_offset: u64) -> Result<Arc<Self>> {
+        let caps = host::caps()?;
+        let (hw, resident) = B::new_vcpu()?;
+        let mut msrs = KBox::new([0; slot::COUNT], GFP_KERNEL_ACCOUNT)?;
+        msr::reset(&mut *msrs, caps, id == 0);
+        let run = Arc::new(UserRun { pages: RunPages::new()? }, GFP_KERNEL_ACCOUNT)?;
+        let state = VcpuState {
+            switch: Switch::default(),
+            controls: Controls {
+                cr0: 0,
+                cr4: 0,
+                cr8: 0,
+                efer: 0,
+                xcr0: 1,
+                dr: [0; 4],
+                dr6: dr6::RESET,
+                dr7: dr7::RESET,
+            },
+            cpuid: KVec::new(),
+            features: GuestFeatures::derive(&[], caps),
+            cpuid_dirty: true,
+            msrs,
+            events: EventQueue::new(),
+            fpu: GuestFpu::new()?,
+            pending: Pending::None,
+            job: KBox::new(None, GFP_KERNEL_ACCOUNT)?,
+            mp_state: crate::uapi::KVM_MP_STATE_RUNNABLE,
+            tsc_offset,
+            cache: TableCache::new(),
+            has_run: false,
+            hw,
+        };
+        let vcpu = Arc::pin_init(
+            pin_init!(Self {
+                id,
+                shared,
+                run,
+                residency: Residency(resident),
+                notifier <- Notifier::new(),
+                state <- KillableMutex::new(state, c"lodge_vcpu", kernel::static_lock_class!()),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        vcpu.with_loaded(vm, |cx| {
+            B::init(&mut cx.state.hw, cx.resident, vm.mmu.root())?;
+            cx.reset();
+            Ok(())
+        })?;
+        Ok(vcpu)
+    }
+
+    /// Runs `body` with the vCPU locked and loaded. EINTR when the task is killed while another holds it.
+    pub(crate) fn with_loaded<R>(&self, vm: &Vm<B>, body: impl FnOnce(&mut Loaded<'_, B>) -> Result<R>) -> Result<R> {
+        let mut state = self.state.lock()?;
+        let mut cx = Loaded {
+            vm,
+            shared: &self.shared,
+            resident: &self.residency.0,
+            run: &self.run,
+            id: self.id,
+            state: &mut state,
+        };
+        self.notifier.run(&self.residency, &mut cx, body)
+    }
+}
+
+impl<B: Backend> Loaded<'_, B> {
+    /// The registers that decide what a control-register write may do.
+    pub(crate) fn mode(&mut self) -> Mode {
+        let c = self.state.controls;
+        Mode {
+            cr0: c.cr0,
+            cr3: B::cr3(&mut self.state.hw),
+            cr4: c.cr4,
+            efer: c.efer,
+            cs_l: B::segment(&mut self.state.hw, Seg::Cs).attr.l(),
+        }
+    }
+
+    /// The guest executes 64-bit code.
+    pub(crate) fn is_64bit(&mut self) -> bool {
+        self.state.controls.efer & efer::LMA != 0 && B::segment(&mut self.state.hw, Seg::Cs).attr.l()
+    }
+
+    /// How the guest's instructions are read.
+    pub(crate) fn cpu_mode(&mut self) -> CpuMode {
+        let cs = B::segment(&mut self.state.hw, Seg::Cs);
+        let real = self.state.controls.cr0 & cr0::PE == 0 || self.state.switch.regs.rflags & rflags::VM != 0;
+        if self.state.controls.efer & efer::LMA != 0 && cs.attr.l() {
+            CpuMode::Bits64
+        } else if !real && cs.attr.db() {
+            CpuMode::Bits32
+        } else {
+            CpuMode::Bits16
+        }
+    }
+
+    /// Everything besides the registers that decides what an instruction does.
+    pub(crate) fn context(&mut self) -> Context {
+        let mut cx = Context { cr0: self.state.controls.cr0, cr4: self.state.controls.cr4, ..Context::default() };
+        cx.efer = self.state.controls.efer;
+        cx.cpl = B::cpl(&mut self.state.hw);
+        for n in 0..6 {
+            if let Some(seg) = Seg::from_number(n) {
+                *cx.segs.get_mut(seg) = B::segment(&mut self.state.hw, seg);
+            }
+        }
+        cx
+    }
+
+    /// Moves RIP over an instruction of `len` bytes that was emulated, and ends the interrupt shadow.
+    pub(crate) fn skip(&mut self, len: u8) {
+        let rip = self.state.switch.regs.rip.wrapping_add(u64::from(len));
+        self.state.switch.regs.rip = if self.is_64bit() { rip } else { rip & 0xffff_ffff };
+        B::set_shadow(&mut self.state.hw, Shadow::default());
+    }
+
+    /// RIP as a linear address.
+    pub(crate) fn linear_rip(&mut self) -> u64 {
+        let rip = self.state.switch.regs.rip;
+        if self.is_64bit() {
+            rip
+        } else {
+            B::segment(&mut self.state.hw, Seg::Cs).base.wrapping_add(rip) & 0xffff_ffff
+        }
+    }
+
+    /// Runs `body` with the guest's FPU registers loaded in place of the thread's.
+    pub(crate) fn with_guest_fpu<R>(&mut self, body: impl FnOnce(&mut Self) -> R) -> R {
+        self.state.fpu.load();
+        let result = body(self);
+        self.state.fpu.unload();
+        result
+    }
+
+    /// Raises an exception in the guest.
+    pub(crate) fn raise(&mut self, e: Exception) {
+        self.state.events.raise(e);
+    }
+
+    /// Raises #GP(0).
+    pub(crate) fn raise_gp(&mut self) {
+        self.raise(Exception::protection(0));
+    }
+
+    /// Brings what depends on several registers up to date: call after a change of CR0, CR4, EFER, XCR0, DR7 or CPUID.
+    pub(crate) fn update_switch(&mut self) {
+        use crate::model::cr::{cr4, xcr0};
+        let c = &self.state.controls;
+        let host = cpu::host_xcr0();
+        let mut flags = 0;
+        if c.cr4 & cr4::OSXSAVE != 0 && c.xcr0 != host {
+            flags |= switch::XCR0;
+        }
+        if cpu::has_pku() && (c.cr4 & cr4::PKE != 0 || c.xcr0 & xcr0::PKRU != 0) {
+            flags |= switch::PKRU;
+        }
+        if c.dr7 & dr7::ENABLES != 0 {
+            flags |= switch::DR;
+        }
+        let sw = &mut self.state.switch;
+        sw.flags = flags;
+        sw.xcr0 = c.xcr0;
+        sw.host_xcr0 = host;
+        sw.dr = c.dr;
+        let (d6, d7) = (c.dr6, c.dr7);
+        B::set_debug(&mut self.state.hw, d6, d7);
+    }
+}

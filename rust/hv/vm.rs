@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A virtual machine: guest memory, its vCPUs, and reaching them.
+//!
+//! Lock order: `Vm::table` (mutex) -> a vCPU's mutex -> the memslots' mutex -> SRCU read side -> `mmu_lock` ->
+//! `Kicks::vcpus` (spinlock). The last is taken under `mmu_lock` and held while other CPUs answer, so nothing that a CPU
+//! does with interrupts off may take it.
+
+use kernel::prelude::*;
+use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
+use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
+
+use crate::hv::backend::Backend;
+use crate::mmu::vm_mmu::{Mmu, RemoteFlush};
+use crate::sys::cpu;
+
+/// The part of a vCPU that any thread may look at.
+pub(crate) struct VcpuShared {
+    /// The guest's translations are stale: flush before the next entry.
+    flush: Atomic<bool>,
+    /// The vCPU's thread is between its last look at requests and the end of the guest's run.
+    in_guest: Atomic<bool>,
+    /// The CPU it runs on, while `in_guest`.
+    cpu: Atomic<u32>,
+}
+
+impl VcpuShared {
+    fn new() -> Self {
+        Self { flush: Atomic::new(false), in_guest: Atomic::new(false), cpu: Atomic::new(0) }
+    }
+
+    /// Announces guest mode, then looks at requests: the order that [`Kicks::flush_remote_tlbs`] relies on. Interrupts off.
+    /// True when a flush is owed; then guest mode is entered all the same and the caller flushes first.
+    pub(crate) fn enter_guest_mode(&self, cpu: u32) -> bool {
+        self.cpu.store(cpu, Relaxed);
+        self.in_guest.xchg(true, Full);
+        self.flush.xchg(false, Full)
+    }
+
+    /// The guest's run is over (or did not begin).
+    pub(crate) fn leave_guest_mode(&self) {
+        self.in_guest.store(false, Release);
+    }
+}
+
+/// All vCPUs, for kicking them.
+#[pin_data]
+pub(crate) struct Kicks {
+    #[pin]
+    vcpus: SpinLock<KVec<Arc<VcpuShared>>>,
+    dead: Atomic<bool>,
+}
+
+impl Kicks {
+    fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                vcpus <- new_spinlock!(KVec::new(), "lodge_kicks"),
+                dead: Atomic::new(false),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Is the VM dead?
+    pub(crate) fn dead(&self) -> bool {
+        self.dead.load(Acquire)
+    }
+}
+
+impl RemoteFlush for Kicks {
+    /// After return no CPU translates through entries that were changed before the call: a vCPU that is in guest mode is
+    /// made to leave it, and each flushes before it enters again.
+    fn flush_remote_tlbs(&self) {
+        let vcpus = self.vcpus.lock();
+        for v in vcpus.iter() {
+            v.flush.xchg(true, Full);
+            if v.in_guest.load(Acquire) {
+                cpu::kick_wait(v.cpu.load(Relaxed));
+            }
+        }
+    }
+}
+
+/// The ids that are taken, and what VMs tell about TSCs.
+pub(crate) struct VcpuTable {
+    ids: KVec<u32>,
+    /// The TSC offset of the first vCPU: later ones start in step with it.
+    pub(crate) tsc_offset: Option<u64>,
+}
+
+/// A virtual machine.
+#[pin_data]
+pub(crate) struct Vm<B: Backend> {
+    pub(crate) mmu: Mmu<B::Pte, Kicks>,
+    pub(crate) kicks: Arc<Kicks>,
+    #[pin]
+    pub(crate) table: Mutex<VcpuTable>,
+}
+
+/// Most vCPUs a VM can have, and the bound of their ids.
+pub(crate) const MAX_VCPUS: u32 = 1024;
+/// Ids are below this.
+pub(crate) const MAX_VCPU_ID: u32 = 4096;
+/// What CHECK_EXTENSION recommends.
+pub(crate) fn recommended_vcpus() -> u32 {
+    cpu::nr_cpus().min(MAX_VCPUS)
+}
+
+impl<B: Backend> Vm<B> {
+    /// A VM for the memory of the current task.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        let kicks = Kicks::new()?;
+        let mmu = Mmu::new(kicks.clone(), B::mmu_config())?;
+        Arc::pin_init(
+            pin_init!(Self {
+                mmu,
+                kicks,
+                table <- new_mutex!(VcpuTable { ids: KVec::new(), tsc_offset: None }, "lodge_vcpus"),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// EIO for a task that shares no memory with the VM's maker, and once the VM is dead.
+    pub(crate) fn check_owner(&self) -> Result {
+        if !self.mmu.is_current_mm() || self.kicks.dead() {
+            return Err(EIO);
+        }
+        Ok(())
+    }
+
+    /// Our own mistake ends this VM and nothing else: each later ioctl says EIO.
+    pub(crate) fn kill(&self, reason: &str) -> Error {
+        if !self.kicks.dead.xchg(true, Full) {
+            pr_err!("VM stopped: {}\n", reason);
+        }
+        EIO
+    }
+
+    /// Takes an id for a new vCPU: EINVAL beyond the limits, EEXIST when it is taken.
+    pub(crate) fn add_vcpu(&self, id: u32, make: impl FnOnce(Arc<VcpuShared>, &mut VcpuTable) -> Result<isize>) -> Result<isize> {
+        if id >= MAX_VCPU_ID {
+            return Err(EINVAL);
+        }
+        let mut table = self.table.lock();
+        if table.ids.len() >= MAX_VCPUS as usize {
+            return Err(EINVAL);
+        }
+        if table.ids.iter().any(|i| *i == id) {
+            return Err(EEXIST);
+        }
+        table.ids.reserve(1, GFP_KERNEL_ACCOUNT)?;
+        let shared = Arc::new(VcpuShared::new(), GFP_KERNEL_ACCOUNT)?;
+        self.add_kick(shared.clone())?;
+        match make(shared.clone(), &mut table) {
+            Ok(fd) => {
+                table.ids.push(id, GFP_KERNEL_ACCOUNT)?;
+                Ok(fd)
+            }
+            Err(e) => {
+                self.remove_kick(&shared);
+                Err(e)
+            }
+        }
+    }
+
+    /// Has a vCPU been made?
+    pub(crate) fn has_vcpus(&self) -> bool {
+        !self.table.lock().ids.is_empty()
+    }
+
+    /// Makes a vCPU known to [`Kicks`]; the room is allocated before the spinlock is taken.
+    fn add_kick(&self, shared: Arc<VcpuShared>) -> Result {
+        let mut bigger = KVec::with_capacity(self.kicks.vcpus.lock().len().wrapping_add(1), GFP_KERNEL_ACCOUNT)?;
+        let old = {
+            let mut vcpus = self.kicks.vcpus.lock();
+            for v in vcpus.iter() {
+                bigger.push_within_capacity(v.clone()).map_err(|_| ENOMEM)?;
+            }
+            bigger.push_within_capacity(shared).map_err(|_| ENOMEM)?;
+            core::mem::replace(&mut *vcpus, bigger)
+        };
+        drop(old);
+        Ok(())
+    }
+
+    /// A vCPU's descriptor was closed: it never runs again.
+    pub(crate) fn remove_kick(&self, shared: &Arc<VcpuShared>) {
+        let removed = {
+            let mut vcpus = self.kicks.vcpus.lock();
+            let at = vcpus.iter().position(|v| Arc::ptr_eq(v, shared));
+            at.and_then(|i| vcpus.remove(i).ok())
+        };
+        drop(removed);
+    }
+}

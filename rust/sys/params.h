@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Module parameters; rust/sys/params.rs mirrors the struct. */
+#ifndef LODGE_PARAMS_H
+#define LODGE_PARAMS_H
+
+#include <linux/types.h>
+
+struct lodge_params {
+	int force_emulation_prefix;
+	bool ignore_msrs;
+	bool second_stage;
+	bool access_dirty;
+	bool vpid;
+	bool nrips;
+	bool flush_by_asid;
+	bool large_pages;
+	bool unrestricted_guest;
+};
+
+const struct lodge_params *lodge_params(void);
+int lodge_params_show_vendor(bool intel);
+void lodge_params_hide_vendor(void);
+#endif

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Module parameters: `struct lodge_params` of `rust/sys/params.h`.
+//!
+//! Unsafe because: the parameters live in C, where their files in sysfs are made.
+
+use core::mem::size_of;
+
+use kernel::error::{to_result, Result};
+use kernel::ffi::c_int;
+
+/// What the user chose at load.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Params {
+    force_emulation_prefix: c_int,
+    /// Unknown MSRs read as 0 and swallow writes.
+    pub(crate) ignore_msrs: bool,
+    /// Nested paging, extended page tables.
+    pub(crate) second_stage: bool,
+    /// Accessed and dirty bits in extended page tables.
+    pub(crate) access_dirty: bool,
+    /// Virtual processor identifiers.
+    pub(crate) vpid: bool,
+    /// Take the next RIP from the VMCB.
+    pub(crate) nrips: bool,
+    /// Flush single address-space identifiers.
+    pub(crate) flush_by_asid: bool,
+    /// Large pages in the second stage.
+    pub(crate) large_pages: bool,
+    /// Real mode runs directly.
+    pub(crate) unrestricted_guest: bool,
+}
+
+const _: () = assert!(size_of::<Params>() == 12);
+
+unsafe extern "C" {
+    safe fn lodge_params() -> *const Params;
+    fn lodge_params_show_vendor(intel: bool) -> c_int;
+    fn lodge_params_hide_vendor();
+}
+
+/// The parameters as they are now.
+pub(crate) fn get() -> Params {
+    // SAFETY: the pointer is to a static; each field is a plain value that may change between reads.
+    unsafe { core::ptr::read_volatile(lodge_params()) }
+}
+
+/// The vendor's parameters are shown in sysfs under the in-tree module's name.
+pub(crate) struct Shown(());
+
+impl Shown {
+    /// Shows them.
+    pub(crate) fn new(intel: bool) -> Result<Self> {
+        // SAFETY: called once at load.
+        to_result(unsafe { lodge_params_show_vendor(intel) })?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        // SAFETY: shown by `new`.
+        unsafe { lodge_params_hide_vendor() };
+    }
+}

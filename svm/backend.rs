@@ -1,0 +1,551 @@
+// SPDX-License-Identifier: GPL-2.0
+//! SVM behind the [`Backend`] trait: set-up, the VMCB as a register file, entering the guest.
+#![deny(unsafe_code)]
+
+use kernel::prelude::*;
+use kernel::sync::atomic::{Atomic, Relaxed};
+
+use super::asid::{CpuAsids, Tlb, VcpuAsid};
+use super::exit::code;
+use super::features::{Disabled, Features, Refusal};
+use super::insn::{self, HostSave, VmcbPage};
+use super::vmcb::{event, intercept, tlb, vintr, Vmcb, VmcbSeg};
+use crate::hv::backend::{Backend, Flow, Inject, Shadow, SysSeg, Table};
+use crate::sys::params;
+use crate::hv::vcpu::Loaded;
+use crate::mmu::npt::{Npt, NptConfig};
+use crate::mmu::vm_mmu::MmuConfig;
+use crate::mmu::slots::FLAG_READONLY;
+use crate::mmu::Level;
+use crate::model::cr::efer;
+use crate::model::event::{vector as exception, Kind, Vectoring};
+use crate::model::features::Caps;
+use crate::model::msr::{HwMsr, Pass};
+use crate::model::regs::{rflags, Seg, Segment, TableReg, RAX, RSP};
+use crate::sys::cpu::{self, IrqOff, PreemptOff};
+use crate::sys::global::{clear_at_unload, Global, PerCpu};
+use crate::sys::page::Pages;
+use crate::sys::switch::Switch;
+use crate::sys::virt::CpuVirt;
+
+/// What all vCPUs share.
+struct Shared {
+    features: Features,
+    asids: PerCpu<CpuAsids>,
+    host_save: KVec<HostSave>,
+    /// I/O permission map: every port exits.
+    iopm: Pages<2>,
+    /// MSR permission map.
+    msrpm: Pages<1>,
+    rdtscp: bool,
+}
+
+static SHARED: Global<Shared> = Global::new();
+
+/// The AMD backend.
+pub(crate) struct Svm;
+
+/// A vCPU's hardware state.
+pub(crate) struct Hw {
+    pub(super) vmcb: VmcbPage,
+    pub(super) features: Features,
+    shared: &'static Shared,
+    asid: VcpuAsid,
+    stale: bool,
+    /// NMIs are blocked.
+    nmi_masked: bool,
+    /// An IRET is about to end the blocking: RIP at its intercept.
+    iret_rip: Option<u64>,
+    /// The guest runs one instruction with RFLAGS.TF, ours, to find the end of that IRET.
+    pub(super) stepping: bool,
+}
+
+/// What context switches touch.
+pub(crate) struct Resident {
+    /// The host's FS, GS, TR and system-call state of this CPU was saved since the last context switch.
+    host_saved: Atomic<bool>,
+    /// The guest's TSC_AUX; the host's is back while the thread does not have the CPU.
+    tsc_aux: Atomic<u64>,
+    host_tsc_aux: Atomic<u64>,
+}
+
+impl Hw {
+    fn save(&mut self) -> &mut super::vmcb::Save {
+        &mut self.vmcb.get_mut().save
+    }
+
+    pub(super) fn control(&mut self) -> &mut super::vmcb::Control {
+        &mut self.vmcb.get_mut().control
+    }
+
+    fn set_intercept(&mut self, bits: u64, on: bool) {
+        let c = self.control();
+        let mut v = u64::from(c.intercept1) | u64::from(c.intercept2) << 32;
+        if on {
+            v |= bits;
+        } else {
+            v &= !bits;
+        }
+        c.intercept1 = v as u32;
+        c.intercept2 = (v >> 32) as u32;
+    }
+
+    /// The guest is about to execute the IRET that ends NMI blocking.
+    pub(super) fn iret(&mut self, rip: u64) {
+        self.set_intercept(intercept::IRET, false);
+        self.iret_rip = Some(rip);
+    }
+
+    /// Has that IRET been executed?
+    fn finish_iret(&mut self, rip: u64) {
+        if self.iret_rip.is_some_and(|at| at != rip) {
+            self.iret_rip = None;
+            self.nmi_masked = false;
+        }
+    }
+}
+
+/// Clears the two intercept bits of `msr` in the permission map ("MSR Intercepts").
+fn allow_msr(map: &mut [u8], msr: u32) {
+    let (base, first) = match msr {
+        0..=0x1fff => (0usize, 0),
+        0xc000_0000..=0xc000_1fff => (0x800, 0xc000_0000),
+        0xc001_0000..=0xc001_1fff => (0x1000, 0xc001_0000),
+        _ => return,
+    };
+    let n = msr.wrapping_sub(first) as usize;
+    if let Some(byte) = map.get_mut(base.wrapping_add(n / 4)) {
+        *byte &= !(3 << (n % 4 * 2));
+    }
+}
+
+impl CpuVirt for Svm {
+    const INTEL: bool = false;
+
+    fn online(preempt: &PreemptOff) -> Result {
+        let shared = SHARED.get()?;
+        shared.host_save.get(preempt.cpu() as usize).ok_or(EIO)?.activate(preempt);
+        shared.asids.reset(preempt, CpuAsids::new(shared.features.asids));
+        Ok(())
+    }
+
+    fn offline(preempt: &PreemptOff) {
+        HostSave::deactivate(preempt);
+    }
+}
+
+impl Backend for Svm {
+    const VENDOR: &'static str = "AMD SVM";
+    const PDPTRS_IN_CONTROL_BLOCK: bool = false;
+    type Pte = Npt;
+    type Hw = Hw;
+    type Resident = Resident;
+    type Exit = u64;
+
+    fn setup() -> Result {
+        let [_, ebx, _, edx] = cpu::cpuid(0x8000_000a, 0);
+        let p = params::get();
+        let disabled = Disabled {
+            npt: !p.second_stage,
+            nrip_save: !p.nrips,
+            flush_by_asid: !p.flush_by_asid,
+        };
+        let features = Features::negotiate(ebx, edx, disabled).map_err(|refusal| {
+            match refusal {
+                Refusal::NoNpt => pr_err!("the CPU has no nested paging (or it is turned off), which Lodge needs\n"),
+                Refusal::NoAsids => pr_err!("the CPU reports no address-space identifiers\n"),
+            }
+            EOPNOTSUPP
+        })?;
+        let mut host_save = KVec::with_capacity(cpu::nr_cpus() as usize, GFP_KERNEL)?;
+        for _ in 0..cpu::nr_cpus() {
+            host_save.push(HostSave::new()?, GFP_KERNEL)?;
+        }
+        let mut iopm = Pages::new()?;
+        iopm.bytes_mut().fill(0xff);
+        let mut msrpm = Pages::new()?;
+        msrpm.bytes_mut().fill(0xff);
+        for msr in HwMsr::ALL {
+            if msr.pass_through(true) == Pass::ReadWrite {
+                allow_msr(msrpm.bytes_mut(), msr.index());
+            }
+        }
+        let [_, _, _, ext_edx] = cpu::cpuid(0x8000_0001, 0);
+        let shared = Shared {
+            features,
+            asids: PerCpu::new(CpuAsids::new(features.asids))?,
+            host_save,
+            iopm,
+            msrpm,
+            rdtscp: ext_edx >> 27 & 1 != 0,
+        };
+        SHARED.set(KBox::new(shared, GFP_KERNEL)?);
+        Ok(())
+    }
+
+    fn withheld(none: Caps) -> Caps {
+        none
+    }
+
+    fn teardown() {
+        clear_at_unload(&SHARED);
+    }
+
+    fn mmu_config() -> MmuConfig<NptConfig> {
+        let phys_bits = (cpu::cpuid(0x8000_0008, 0)[0] & 0xff) as u8;
+        let gib_pages = cpu::cpuid(0x8000_0001, 0)[3] >> 26 & 1 != 0;
+        MmuConfig {
+            format: NptConfig { encryption_mask: 0 },
+            root_level: if cpu::five_level() { Level::L256T } else { Level::L512G },
+            max_leaf: if gib_pages { Level::L1G } else { Level::L2M },
+            phys_bits,
+            slot_flags: FLAG_READONLY,
+        }
+    }
+
+    fn new_vcpu() -> Result<(Hw, Resident)> {
+        let shared = SHARED.get()?;
+        let hw = Hw {
+            vmcb: VmcbPage::new()?,
+            features: shared.features,
+            shared,
+            asid: VcpuAsid::default(),
+            stale: false,
+            nmi_masked: false,
+            iret_rip: None,
+            stepping: false,
+        };
+        let resident = Resident {
+            host_saved: Atomic::new(false),
+            tsc_aux: Atomic::new(0),
+            host_tsc_aux: Atomic::new(0),
+        };
+        Ok((hw, resident))
+    }
+
+    fn init(hw: &mut Hw, _resident: &Resident, root: u64) -> Result {
+        let (iopm, msrpm) = (hw.shared.iopm.phys(), hw.shared.msrpm.phys());
+        hw.set_intercept(intercept::ALWAYS, true);
+        let c = hw.control();
+        // Writes of CR0, CR4 and CR8, which are checked; CR3 needs no exit.
+        c.intercept_cr = 1 << 16 | 1 << 20 | 1 << 24;
+        c.intercept_dr = u32::MAX;
+        // #DB and #AC can be raised without end inside of the CPU, and #MC is the host's.
+        c.intercept_exceptions = 1 << 1 | 1 << 17 | 1 << 18;
+        c.iopm_base = iopm;
+        c.msrpm_base = msrpm;
+        c.vintr = vintr::MASKING;
+        c.nested_ctl = 1;
+        c.nested_cr3 = root;
+        Ok(())
+    }
+
+    fn sched_in(resident: &Resident, preempt: &PreemptOff) {
+        resident.host_saved.store(false, Relaxed);
+        let guest = resident.tsc_aux.load(Relaxed);
+        if SHARED.get().is_ok_and(|s| s.rdtscp) {
+            let host = insn::tsc_aux(preempt);
+            resident.host_tsc_aux.store(host, Relaxed);
+            if host != guest {
+                insn::set_tsc_aux(guest, preempt);
+            }
+        }
+    }
+
+    fn sched_out(resident: &Resident, preempt: &PreemptOff) {
+        let host = resident.host_tsc_aux.load(Relaxed);
+        if SHARED.get().is_ok_and(|s| s.rdtscp) && host != resident.tsc_aux.load(Relaxed) {
+            insn::set_tsc_aux(host, preempt);
+        }
+    }
+
+    fn enter(hw: &mut Hw, resident: &Resident, switch: &mut Switch, irq: &IrqOff) -> u64 {
+        let shared = hw.shared;
+        let preempt = irq.preempt();
+        let Some(host_save) = shared.host_save.get(preempt.cpu() as usize) else {
+            return code::INVALID;
+        };
+        if !resident.host_saved.load(Relaxed) {
+            host_save.save(preempt);
+            insn::vcpu_barrier(preempt);
+            resident.host_saved.store(true, Relaxed);
+        }
+        let Some(mut asids) = shared.asids.get(irq) else {
+            return code::INVALID;
+        };
+        let flush = asids.assign(&mut hw.asid, preempt.cpu(), hw.stale, hw.features.flush_by_asid);
+        shared.asids.set(irq, asids);
+        hw.stale = false;
+
+        let asid = hw.asid.asid;
+        let c = hw.control();
+        c.asid = asid;
+        c.tlb_control = match flush {
+            Tlb::Keep => tlb::KEEP,
+            Tlb::FlushAsid => tlb::FLUSH_ASID,
+            Tlb::FlushAll => tlb::FLUSH_ALL,
+        };
+        let (stepping, guest_tf) = (hw.stepping, switch.regs.rflags & rflags::TF);
+        let s = hw.save();
+        s.rax = switch.regs.get(RAX);
+        s.rsp = switch.regs.get(RSP);
+        s.rip = switch.regs.rip;
+        s.rflags = switch.regs.rflags;
+        s.cr2 = switch.cr2;
+        if stepping {
+            s.rflags |= rflags::TF;
+        }
+        hw.vmcb.run(switch, host_save, irq);
+        let Vmcb { control, save } = hw.vmcb.get_mut();
+        switch.regs.set(RAX, save.rax);
+        switch.regs.set(RSP, save.rsp);
+        switch.regs.rip = save.rip;
+        switch.regs.rflags = save.rflags;
+        if stepping {
+            switch.regs.rflags = switch.regs.rflags & !rflags::TF | guest_tf;
+        }
+        switch.cr2 = save.cr2;
+        control.event_inj = 0;
+        control.exit_code
+    }
+
+    fn handle(cx: &mut Loaded<'_, Self>, exit: u64) -> Result<Flow> {
+        super::handle::handle(cx, exit)
+    }
+
+    fn vectoring(hw: &mut Hw, switch: &Switch, exit: &u64) -> Option<Vectoring> {
+        if *exit != code::IRET {
+            hw.finish_iret(switch.regs.rip);
+        }
+        let info = hw.control().exit_int_info;
+        if matches!(*exit, code::INVALID | code::SHUTDOWN) || info & event::VALID == 0 {
+            return None;
+        }
+        let vector = (info & event::VECTOR) as u8;
+        let kind = Kind::from_code((info >> 8 & 7) as u8)?;
+        match kind {
+            Kind::Nmi => Self::set_nmi_masked(hw, false),
+            // Raised by an instruction, which is executed again: RIP points to it.
+            Kind::Software => return None,
+            Kind::Hardware if vector == exception::BP || vector == exception::OF => return None,
+            _ => {}
+        }
+        let error = (info & event::ERROR != 0).then_some((info >> 32) as u32);
+        Some(Vectoring { kind, vector, error, insn_len: 0 })
+    }
+
+    fn flush_tlb(hw: &mut Hw) {
+        hw.stale = true;
+    }
+
+    fn segment(hw: &mut Hw, seg: Seg) -> Segment {
+        let mut s = hw.save().segs.get(seg as usize).copied().unwrap_or_default().get();
+        match seg {
+            // The CPU keeps the granularity bit of CS only as far as the limit shows it.
+            Seg::Cs => s.attr = s.attr.with_g(s.limit > 0xfffff),
+            // SS carries the privilege level.
+            Seg::Ss => s.attr = s.attr.with_dpl(hw.save().cpl),
+            _ => {}
+        }
+        s
+    }
+
+    fn set_segment(hw: &mut Hw, seg: Seg, value: Segment) {
+        let save = hw.save();
+        if let Some(slot) = save.segs.get_mut(seg as usize) {
+            *slot = VmcbSeg::from(value);
+        }
+        if seg == Seg::Ss {
+            save.cpl = value.attr.dpl();
+        }
+    }
+
+    fn sys_segment(hw: &mut Hw, seg: SysSeg) -> Segment {
+        let save = hw.save();
+        match seg {
+            SysSeg::Tr => save.tr.get(),
+            SysSeg::Ldtr => save.ldtr.get(),
+        }
+    }
+
+    fn set_sys_segment(hw: &mut Hw, seg: SysSeg, value: Segment) {
+        let save = hw.save();
+        match seg {
+            SysSeg::Tr => save.tr = VmcbSeg::from(value),
+            SysSeg::Ldtr => save.ldtr = VmcbSeg::from(value),
+        }
+    }
+
+    fn table(hw: &mut Hw, table: Table) -> TableReg {
+        let save = hw.save();
+        let t = match table {
+            Table::Gdt => save.gdtr,
+            Table::Idt => save.idtr,
+        };
+        TableReg { base: t.base, limit: t.limit as u16 }
+    }
+
+    fn set_table(hw: &mut Hw, table: Table, value: TableReg) {
+        let save = hw.save();
+        let t = VmcbSeg { base: value.base, limit: value.limit.into(), ..VmcbSeg::default() };
+        match table {
+            Table::Gdt => save.gdtr = t,
+            Table::Idt => save.idtr = t,
+        }
+    }
+
+    fn cpl(hw: &mut Hw) -> u8 {
+        hw.save().cpl
+    }
+
+    fn cr3(hw: &mut Hw) -> u64 {
+        hw.save().cr3
+    }
+
+    fn set_cr3(hw: &mut Hw, value: u64) {
+        hw.save().cr3 = value;
+    }
+
+    fn set_cr8(hw: &mut Hw, value: u64) {
+        let c = hw.control();
+        c.vintr = c.vintr & !vintr::TPR | value & vintr::TPR;
+    }
+
+    fn set_modes(hw: &mut Hw, cr0: u64, cr4: u64, efer: u64) {
+        use crate::model::cr::cr0::{CD, NW};
+        let save = hw.save();
+        // The guest's cache control must not slow down the host's memory; it is shown CR0 as it wrote it.
+        save.cr0 = cr0 & !(CD | NW);
+        save.cr4 = cr4;
+        save.efer = efer | efer::SVME;
+        // A new mode means new translations of linear addresses, which nested tags do not tell apart.
+        hw.stale = true;
+    }
+
+    fn set_pdptrs(_hw: &mut Hw, _pdptrs: [u64; 4]) {}
+
+    fn set_debug(hw: &mut Hw, dr6: u64, dr7: u64) {
+        let save = hw.save();
+        save.dr6 = dr6;
+        save.dr7 = dr7;
+    }
+
+    fn dr6(hw: &mut Hw) -> Option<u64> {
+        Some(hw.save().dr6)
+    }
+
+    fn hw_msr(hw: &mut Hw, resident: &Resident, msr: HwMsr) -> u64 {
+        let save = hw.save();
+        match msr {
+            HwMsr::Star => save.star,
+            HwMsr::Lstar => save.lstar,
+            HwMsr::Cstar => save.cstar,
+            HwMsr::Fmask => save.sfmask,
+            HwMsr::KernelGsBase => save.kernel_gs_base,
+            HwMsr::FsBase => save.segs[Seg::Fs as usize].base,
+            HwMsr::GsBase => save.segs[Seg::Gs as usize].base,
+            HwMsr::SysenterCs => save.sysenter_cs,
+            HwMsr::SysenterEsp => save.sysenter_esp,
+            HwMsr::SysenterEip => save.sysenter_eip,
+            HwMsr::Pat => save.g_pat,
+            HwMsr::TscAux => resident.tsc_aux.load(Relaxed),
+            // Kept by the callers.
+            HwMsr::Efer | HwMsr::Tsc => 0,
+        }
+    }
+
+    fn set_hw_msr(hw: &mut Hw, resident: &Resident, msr: HwMsr, value: u64) {
+        let save = hw.save();
+        match msr {
+            HwMsr::Star => save.star = value,
+            HwMsr::Lstar => save.lstar = value,
+            HwMsr::Cstar => save.cstar = value,
+            HwMsr::Fmask => save.sfmask = value,
+            HwMsr::KernelGsBase => save.kernel_gs_base = value,
+            HwMsr::FsBase => save.segs[Seg::Fs as usize].base = value,
+            HwMsr::GsBase => save.segs[Seg::Gs as usize].base = value,
+            HwMsr::SysenterCs => save.sysenter_cs = value,
+            HwMsr::SysenterEsp => save.sysenter_esp = value,
+            HwMsr::SysenterEip => save.sysenter_eip = value,
+            HwMsr::Pat => save.g_pat = value,
+            HwMsr::Efer | HwMsr::Tsc => {}
+            HwMsr::TscAux => {
+                let preempt = PreemptOff::new();
+                let old = resident.tsc_aux.load(Relaxed);
+                resident.tsc_aux.store(value, Relaxed);
+                if value != old && hw.shared.rdtscp {
+                    insn::set_tsc_aux(value, &preempt);
+                }
+            }
+        }
+    }
+
+    fn set_tsc_offset(hw: &mut Hw, offset: u64) {
+        hw.control().tsc_offset = offset;
+    }
+
+    fn shadow(hw: &mut Hw) -> Shadow {
+        let on = hw.control().int_state & 1 != 0;
+        Shadow { sti: on, mov_ss: on }
+    }
+
+    fn set_shadow(hw: &mut Hw, shadow: Shadow) {
+        let c = hw.control();
+        c.int_state = c.int_state & !1 | u64::from(shadow.sti || shadow.mov_ss);
+    }
+
+    fn inject(hw: &mut Hw, what: Inject) {
+        let v = match what {
+            Inject::Exception(e) => {
+                let error = e.error.map_or(0, |e| event::ERROR | u64::from(e) << 32);
+                event::EXCEPTION | error | u64::from(e.vector)
+            }
+            Inject::Interrupt(i) => {
+                let kind = if i.soft { event::SOFT } else { event::INTERRUPT };
+                kind | u64::from(i.vector)
+            }
+            Inject::Nmi => {
+                Self::set_nmi_masked(hw, true);
+                event::NMI | 2
+            }
+        };
+        hw.control().event_inj = event::VALID | v;
+    }
+
+    fn cancel_injection(hw: &mut Hw) {
+        let c = hw.control();
+        let nmi = c.event_inj & (event::VALID | event::TYPE) == event::VALID | event::NMI;
+        c.event_inj = 0;
+        if nmi {
+            Self::set_nmi_masked(hw, false);
+        }
+    }
+
+    fn nmi_masked(hw: &mut Hw) -> bool {
+        hw.nmi_masked
+    }
+
+    fn set_nmi_masked(hw: &mut Hw, masked: bool) {
+        hw.nmi_masked = masked;
+        hw.iret_rip = None;
+        hw.set_intercept(intercept::IRET, masked);
+    }
+
+    fn set_irq_window(hw: &mut Hw, on: bool) {
+        hw.set_intercept(intercept::VINTR, on);
+        let c = hw.control();
+        if on {
+            // A virtual interrupt that is never delivered: it exits when it could be.
+            c.vintr |= vintr::IRQ | vintr::IGNORE_TPR;
+        } else {
+            c.vintr &= !(vintr::IRQ | vintr::IGNORE_TPR);
+        }
+    }
+
+    fn set_nmi_window(hw: &mut Hw, on: bool) {
+        // While blocked by an NMI, the intercept of IRET tells. Between it and the end of the IRET, and in an
+        // interrupt shadow, one single step does.
+        let step = on && (hw.iret_rip.is_some() || !hw.nmi_masked);
+        hw.stepping = step;
+    }
+}

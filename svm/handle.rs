@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What each exit does.
+#![deny(unsafe_code)]
+
+use kernel::prelude::*;
+
+use super::backend::Svm;
+use super::exit::{code, IoInfo};
+use crate::hv::backend::{Backend, Flow};
+use crate::hv::vcpu::Loaded;
+use crate::hv::{cpuid, cr, fault, msr};
+use crate::mmu::SecondStageFault;
+use crate::model::emu::insn::Kind;
+use crate::model::event::{vector, Exception};
+use crate::sys::cpu;
+
+type Cx<'a> = Loaded<'a, Svm>;
+
+/// Deals with an exit; the most frequent ones first.
+pub(super) fn handle(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
+    match exit {
+        code::NPF => npf(cx),
+        code::IOIO => io(cx),
+        code::INTR | code::NMI => Ok(Flow::Resume),
+        code::VINTR => {
+            Svm::set_irq_window(&mut cx.state.hw, false);
+            Ok(Flow::Resume)
+        }
+        code::MSR => {
+            let write = cx.state.hw.control().exit_info1 & 1 != 0;
+            if write {
+                after(cx, Kind::Wrmsr, msr::wrmsr)
+            } else {
+                after(cx, Kind::Rdmsr, msr::rdmsr)
+            }
+        }
+        code::CPUID => after(cx, Kind::Cpuid, cpuid::execute),
+        code::HLT => after(cx, Kind::Hlt, |cx, len| Ok(cx.halt(len))),
+        _ => rare(cx, exit),
+    }
+}
+
+fn rare(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
+    match exit {
+        code::READ_CR0..=code::WRITE_DR15 => cx.emulate(),
+        code::EXCEPTION..=code::EXCEPTION_LAST => Ok(exception(cx, (exit & 0x1f) as u8)),
+        // Taken by the host when interrupts were enabled again.
+        code::SMI | code::INIT => Ok(Flow::Resume),
+        code::IRET => {
+            let rip = cx.state.switch.regs.rip;
+            cx.state.hw.iret(rip);
+            Ok(Flow::Resume)
+        }
+        // The caches are the host's: it keeps them coherent.
+        code::INVD => after(cx, Kind::Invd, skip),
+        code::WBINVD => after(cx, Kind::Wbinvd, skip),
+        code::XSETBV => after(cx, Kind::Xsetbv, cr::xsetbv),
+        code::SHUTDOWN => Ok(cx.shutdown()),
+        code::RDPMC => {
+            cx.raise_gp();
+            Ok(Flow::Resume)
+        }
+        code::TASK_SWITCH => Ok(cx.emulation_failed(&[])),
+        // SVM, MONITOR and RDPRU are not offered to the guest; neither is a hypercall yet.
+        code::RSM | code::INVLPGA | code::VMRUN..=code::SKINIT | code::MONITOR..=code::MWAIT_ARMED | code::RDPRU => {
+            cx.raise(Exception::undefined());
+            Ok(Flow::Resume)
+        }
+        code::INVALID => {
+            cx.run.fail_entry(exit, cpu::current_cpu());
+            Ok(Flow::User)
+        }
+        _ => {
+            cx.run.unknown(exit);
+            Ok(Flow::User)
+        }
+    }
+}
+
+fn skip(cx: &mut Cx<'_>, len: u8) -> Result<Flow> {
+    cx.skip(len);
+    Ok(Flow::Resume)
+}
+
+/// Runs `then` with the length of the intercepted instruction: from the CPU where it tells, else by decoding. What is found at
+/// RIP must be the instruction that was intercepted: another CPU may have changed it, and then it is executed anew.
+fn after(cx: &mut Cx<'_>, kind: Kind, then: impl FnOnce(&mut Cx<'_>, u8) -> Result<Flow>) -> Result<Flow> {
+    let (rip, nrip_save) = (cx.state.switch.regs.rip, cx.state.hw.features.nrip_save);
+    let next = cx.state.hw.control().next_rip;
+    if nrip_save && next != 0 {
+        return then(cx, next.wrapping_sub(rip) as u8 & 0xf);
+    }
+    match cx.decode() {
+        Ok(insn) if insn.kind() == kind => then(cx, insn.len),
+        Ok(_) => Ok(Flow::Resume),
+        Err(Some(e)) => {
+            cx.raise(e);
+            Ok(Flow::Resume)
+        }
+        Err(None) => Ok(cx.emulation_failed(&[])),
+    }
+}
+
+/// Nested page fault.
+fn npf(cx: &mut Cx<'_>) -> Result<Flow> {
+    let c = cx.state.hw.control();
+    let fault = SecondStageFault::from_npf(c.exit_info1, c.exit_info2);
+    fault::second_stage(cx, fault)
+}
+
+/// Port I/O. String forms need the emulator: their operands are in memory.
+fn io(cx: &mut Cx<'_>) -> Result<Flow> {
+    let (rip, c) = (cx.state.switch.regs.rip, cx.state.hw.control());
+    let info = IoInfo::decode(c.exit_info1);
+    if info.string {
+        return cx.emulate();
+    }
+    let len = c.exit_info2.wrapping_sub(rip) as u8 & 0xf;
+    Ok(cx.port(info.port, info.input, info.size, len))
+}
+
+/// An exception that is intercepted so that it cannot be raised without end inside of the CPU.
+fn exception(cx: &mut Cx<'_>, v: u8) -> Flow {
+    match v {
+        vector::DB => debug(cx),
+        vector::AC => cx.raise(Exception::with_error(vector::AC, 0)),
+        // A machine check is the host's; it was taken when the exit opened the global interrupt flag.
+        vector::MC => {}
+        _ => {
+            cx.run.unknown(code::EXCEPTION | u64::from(v));
+            return Flow::User;
+        }
+    }
+    Flow::Resume
+}
+
+fn debug(cx: &mut Cx<'_>) {
+    let stepping = core::mem::take(&mut cx.state.hw.stepping);
+    let dr6 = Svm::dr6(&mut cx.state.hw).unwrap_or(0);
+    let guest_tf = cx.state.switch.regs.rflags & crate::model::cr::rflags::TF != 0;
+    if stepping && !guest_tf && dr6 & crate::model::cr::dr6::TRAPS == 0 {
+        // Our single step to the end of an IRET.
+        return;
+    }
+    cx.state.controls.dr6 = dr6;
+    cx.raise(Exception::new(vector::DB));
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A VMCB in memory, the world switch, and the MSRs that turn SVM's own state on.
+//!
+//! Unsafe because: the CPU reads and writes the VMCB's page by physical address, and VMRUN leaves Rust's world.
+
+use kernel::prelude::*;
+
+use super::vmcb::Vmcb;
+use crate::sys::cpu::{self, IrqOff, PreemptOff};
+use crate::sys::ffi;
+use crate::sys::page::Pages;
+use crate::sys::switch::Switch;
+
+const MSR_TSC_AUX: u32 = 0xc000_0103;
+const MSR_VM_HSAVE_PA: u32 = 0xc001_0117;
+
+/// A vCPU's control block. The CPU touches it only inside of [`VmcbPage::run`], which borrows it exclusively.
+pub(crate) struct VmcbPage(Pages<0>);
+
+impl VmcbPage {
+    /// A block of zeroes.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self(Pages::new()?))
+    }
+
+    /// The block.
+    pub(crate) fn get(&self) -> &Vmcb {
+        // SAFETY: a zeroed or used page is a valid `Vmcb` (plain integers), aligned to a page.
+        unsafe { &*self.0.as_ptr().cast::<Vmcb>() }
+    }
+
+    /// The block, to change it.
+    pub(crate) fn get_mut(&mut self) -> &mut Vmcb {
+        // SAFETY: as above; borrowed exclusively.
+        unsafe { &mut *self.0.as_ptr().cast::<Vmcb>() }
+    }
+
+    /// Runs the guest until its next exit. The caller has filled the block with a state that keeps the guest in its
+    /// place: nested paging on a root that lives, permission maps, the intercepts of `vmcb::intercept::ALWAYS`.
+    pub(crate) fn run(&mut self, switch: &mut Switch, host_save: &HostSave, _irq: &IrqOff) {
+        // SAFETY: interrupts are off, the host's state was saved on this CPU; the block is ours alone.
+        unsafe { ffi::lodge_svm_enter(switch, self.0.phys(), host_save.vmload.phys()) };
+    }
+}
+
+/// A CPU's areas for the host's state.
+pub(crate) struct HostSave {
+    vmrun: Pages<0>,
+    vmload: Pages<0>,
+}
+
+impl HostSave {
+    /// Allocates both.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { vmrun: Pages::new()?, vmload: Pages::new()? })
+    }
+
+    /// Tells this CPU where VMRUN keeps the host's state.
+    pub(crate) fn activate(&self, _preempt: &PreemptOff) {
+        // SAFETY: SVM is on, the page is ours for as long as SVM is.
+        unsafe { cpu::wrmsr(MSR_VM_HSAVE_PA, self.vmrun.phys()) };
+    }
+
+    /// Makes the CPU forget it.
+    pub(crate) fn deactivate(_preempt: &PreemptOff) {
+        // SAFETY: nothing runs a guest on this CPU any more.
+        unsafe { cpu::wrmsr(MSR_VM_HSAVE_PA, 0) };
+    }
+
+    /// Saves what VMLOAD brings back after an exit. Needed once after each context switch.
+    pub(crate) fn save(&self, _preempt: &PreemptOff) {
+        // SAFETY: SVM is on, the page is a VMCB-sized area of this CPU.
+        unsafe { ffi::lodge_svm_vmsave(self.vmload.phys()) };
+    }
+}
+
+/// Keeps the predictions of one vCPU from the next on this CPU, where the mitigation is on.
+pub(crate) fn vcpu_barrier(_preempt: &PreemptOff) {
+    // SAFETY: preemption is off.
+    unsafe { ffi::lodge_vcpu_barrier() };
+}
+
+/// What RDTSCP shows, on this CPU.
+pub(crate) fn tsc_aux(_preempt: &PreemptOff) -> u64 {
+    // SAFETY: a read without side effect.
+    unsafe { cpu::rdmsr(MSR_TSC_AUX) }
+}
+
+/// Sets it. The caller brings the host's value back before its thread leaves the CPU.
+pub(crate) fn set_tsc_aux(value: u64, _preempt: &PreemptOff) {
+    // SAFETY: only RDTSCP and RDPID in user space depend on it, which runs after it was brought back.
+    unsafe { cpu::wrmsr(MSR_TSC_AUX, value) };
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Ioctl numbers, which C computes with macros that bindgen does not see (`<linux/kvm.h>`).
+
+use kernel::ioctl::{_IO, _IOR, _IOW, _IOWR};
+
+use super::*;
+
+const TYPE: u32 = KVMIO;
+
+macro_rules! numbers {
+    ($($name:ident = $encode:ident$(::<$ty:ty>)?($nr:expr);)*) => {
+        $(
+            #[doc = concat!("`KVM_", stringify!($name), "`.")]
+            pub(crate) const $name: u32 = $encode$(::<$ty>)?(TYPE, $nr);
+        )*
+    };
+}
+
+numbers! {
+    GET_API_VERSION = _IO(0x00);
+    CREATE_VM = _IO(0x01);
+    GET_MSR_INDEX_LIST = _IOWR::<kvm_msr_list>(0x02);
+    CHECK_EXTENSION = _IO(0x03);
+    GET_VCPU_MMAP_SIZE = _IO(0x04);
+    GET_SUPPORTED_CPUID = _IOWR::<kvm_cpuid2>(0x05);
+    CREATE_VCPU = _IO(0x41);
+    SET_USER_MEMORY_REGION = _IOW::<kvm_userspace_memory_region>(0x46);
+    SET_TSS_ADDR = _IO(0x47);
+    SET_IDENTITY_MAP_ADDR = _IOW::<u64>(0x48);
+    SET_USER_MEMORY_REGION2 = _IOW::<kvm_userspace_memory_region2>(0x49);
+    RUN = _IO(0x80);
+    GET_REGS = _IOR::<kvm_regs>(0x81);
+    SET_REGS = _IOW::<kvm_regs>(0x82);
+    GET_SREGS = _IOR::<kvm_sregs>(0x83);
+    SET_SREGS = _IOW::<kvm_sregs>(0x84);
+    INTERRUPT = _IOW::<kvm_interrupt>(0x86);
+    GET_MSRS = _IOWR::<kvm_msrs>(0x88);
+    SET_MSRS = _IOW::<kvm_msrs>(0x89);
+    SET_SIGNAL_MASK = _IOW::<kvm_signal_mask>(0x8b);
+    GET_FPU = _IOR::<kvm_fpu>(0x8c);
+    SET_FPU = _IOW::<kvm_fpu>(0x8d);
+    SET_CPUID2 = _IOW::<kvm_cpuid2>(0x90);
+    GET_CPUID2 = _IOWR::<kvm_cpuid2>(0x91);
+    GET_MP_STATE = _IOR::<kvm_mp_state>(0x98);
+    SET_MP_STATE = _IOW::<kvm_mp_state>(0x99);
+    NMI = _IO(0x9a);
+    SET_TSC_KHZ = _IO(0xa2);
+    GET_TSC_KHZ = _IO(0xa3);
+    GET_XCRS = _IOR::<kvm_xcrs>(0xa6);
+    SET_XCRS = _IOW::<kvm_xcrs>(0xa7);
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Which of the ABI's structures are plain old data, to be copied from and to user space as bytes.
+//!
+//! Unsafe because: `FromBytes` and `AsBytes` are promises about a type's layout. Each structure here holds integers and arrays of
+//! integers only, with its padding spelled out as fields by `<linux/kvm.h>`; its size is asserted against the sum of its
+//! fields, so no byte is implicit.
+
+use core::mem::size_of;
+
+use kernel::transmute::{AsBytes, FromBytes};
+
+use super::*;
+
+macro_rules! pod {
+    ($($ty:ty = $size:expr;)*) => {
+        $(
+            const _: () = assert!(size_of::<$ty>() == $size);
+            // SAFETY: integers only, no implicit padding: see the head of the file.
+            unsafe impl FromBytes for $ty {}
+            // SAFETY: as above.
+            unsafe impl AsBytes for $ty {}
+        )*
+    };
+}
+
+pod! {
+    kvm_regs = 18 * 8;
+    kvm_sregs = 8 * 24 + 2 * 16 + 7 * 8 + 32;
+    kvm_fpu = 128 + 2 + 2 + 1 + 1 + 2 + 8 + 8 + 256 + 4 + 4;
+    kvm_userspace_memory_region = 4 + 4 + 8 + 8 + 8;
+    kvm_userspace_memory_region2 = 4 + 4 + 8 + 8 + 8 + 8 + 4 + 4 + 14 * 8;
+    kvm_interrupt = 4;
+    kvm_mp_state = 4;
+    kvm_msr_entry = 4 + 4 + 8;
+    kvm_cpuid_entry2 = 10 * 4;
+    kvm_xcr = 4 + 4 + 8;
+    kvm_xcrs = 4 + 4 + 16 * 16 + 16 * 8;
+}
+
+
+/// The head of `kvm_msrs`, `kvm_cpuid2` and the like: a count, and a word that is ignored.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Header {
+    /// How many entries follow.
+    pub(crate) count: u32,
+    /// Ignored.
+    pub(crate) pad: u32,
+}
+
+const _: () = assert!(size_of::<kvm_msrs>() == size_of::<Header>() && size_of::<kvm_cpuid2>() == size_of::<Header>());
+
+// SAFETY: two integers.
+unsafe impl FromBytes for Header {}
+// SAFETY: two integers.
+unsafe impl AsBytes for Header {}
