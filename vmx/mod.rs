@@ -1,7 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The Intel backend: Virtual Machine Extensions.
+//! The Intel backend: Virtual Machine Extensions (Intel SDM volume 3, from the chapter "Introduction to Virtual Machine Extensions").
+//!
+//! `controls`, `exit`, `fields` and `vpid` are pure and also tested on the host; the rest exists in the kernel only.
 
 pub mod controls;
 pub mod exit;
 pub mod fields;
 pub mod vpid;
+
+#[cfg(CONFIG_RUST)]
+mod backend;
+#[cfg(CONFIG_RUST)]
+mod handle;
+#[cfg(CONFIG_RUST)]
+mod insn;
+#[cfg(CONFIG_RUST)]
+mod setup;
+#[cfg(CONFIG_RUST)]
+mod vmcs;
+
+#[cfg(CONFIG_RUST)]
+pub(crate) use backend::Vmx;

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What each exit does.
+#![deny(unsafe_code)]
+
+use kernel::prelude::*;
+
+use super::backend::{Exit, Vmx};
+use super::exit::{interruptibility, Basic, CrAccess, DrAccess, Io, Kind};
+use super::fields as f;
+use crate::hv::backend::{Backend, Flow};
+use crate::hv::vcpu::Loaded;
+use crate::hv::{cpuid, cr, fault, msr};
+use crate::mmu::SecondStageFault;
+use crate::model::cr::{cr0, dr6, lmsw, rflags};
+use crate::model::event::{vector, Exception};
+use crate::sys::cpu;
+use crate::uapi;
+
+type Cx<'a> = Loaded<'a, Vmx>;
+
+/// Deals with an exit; the most frequent ones first.
+pub(super) fn handle(cx: &mut Cx<'_>, exit: Exit) -> Result<Flow> {
+    if cx.state.hw.broken() {
+        return Err(cx.vm.kill("a VMCS field could not be accessed"));
+    }
+    if let Some(error) = exit.failed {
+        cx.run.fail_entry(error.into(), cpu::current_cpu());
+        return Ok(Flow::User);
+    }
+    if exit.reason.entry_failed() {
+        cx.run.fail_entry(exit.reason.0.into(), cpu::current_cpu());
+        return Ok(Flow::User);
+    }
+    let Some(reason) = exit.reason.basic() else {
+        return Ok(unexpected(cx, exit));
+    };
+    let len = cx.state.hw.instruction_length();
+    match reason {
+        Basic::EptViolation => ept_violation(cx),
+        Basic::Io => io(cx, len),
+        // Taken by the host when interrupts were enabled again.
+        Basic::ExternalInterrupt => Ok(Flow::Resume),
+        Basic::InterruptWindow => {
+            Vmx::set_irq_window(&mut cx.state.hw, false);
+            Ok(Flow::Resume)
+        }
+        Basic::Wrmsr => msr::wrmsr(cx, len),
+        Basic::Rdmsr => msr::rdmsr(cx, len),
+        Basic::Cpuid => cpuid::execute(cx, len),
+        Basic::Hlt => Ok(cx.halt(len)),
+        Basic::CrAccess => cr_access(cx, len),
+        _ => rare(cx, exit, reason, len),
+    }
+}
+
+fn rare(cx: &mut Cx<'_>, exit: Exit, reason: Basic, len: u8) -> Result<Flow> {
+    match reason {
+        Basic::ExceptionOrNmi => Ok(exception(cx, exit, len)),
+        Basic::NmiWindow => {
+            Vmx::set_nmi_window(&mut cx.state.hw, false);
+            Ok(Flow::Resume)
+        }
+        Basic::TripleFault => Ok(cx.shutdown()),
+        Basic::DrAccess => Ok(dr_access(cx, len)),
+        Basic::Xsetbv => cr::xsetbv(cx, len),
+        // The caches are the host's: it keeps them coherent.
+        Basic::Invd | Basic::Wbinvd => {
+            cx.skip(len);
+            Ok(Flow::Resume)
+        }
+        Basic::Rdpmc => {
+            cx.raise_gp();
+            Ok(Flow::Resume)
+        }
+        Basic::TaskSwitch => Ok(cx.emulation_failed(&[])),
+        Basic::EptMisconfiguration => Err(cx
+            .vm
+            .kill("an entry of the second-stage tables is malformed")),
+        // VMX, SMX and MONITOR are not offered to the guest; neither is a hypercall yet.
+        Basic::Vmcall
+        | Basic::Vmclear
+        | Basic::Vmlaunch
+        | Basic::Vmptrld
+        | Basic::Vmptrst
+        | Basic::Vmread
+        | Basic::Vmresume
+        | Basic::Vmwrite
+        | Basic::Vmxoff
+        | Basic::Vmxon
+        | Basic::Invept
+        | Basic::Invvpid
+        | Basic::Vmfunc
+        | Basic::Getsec
+        | Basic::Monitor
+        | Basic::Mwait
+        | Basic::Encls => {
+            cx.raise(Exception::undefined());
+            Ok(Flow::Resume)
+        }
+        _ => Ok(unexpected(cx, exit)),
+    }
+}
+
+/// KVM_EXIT_INTERNAL_ERROR: an exit that no control asks for.
+fn unexpected(cx: &mut Cx<'_>, exit: Exit) -> Flow {
+    let data = [u64::from(exit.reason.0), u64::from(cpu::current_cpu())];
+    cx.run
+        .internal_error(uapi::KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, &data);
+    Flow::User
+}
+
+fn ept_violation(cx: &mut Cx<'_>) -> Result<Flow> {
+    let vmcs = &mut cx.state.hw.vmcs;
+    let qualification = vmcs.read(f::EXIT_QUALIFICATION);
+    let gpa = vmcs.read(f::GUEST_PHYSICAL_ADDRESS);
+    fault::second_stage(cx, SecondStageFault::from_ept_violation(qualification, gpa))
+}
+
+/// Port I/O. String forms need the emulator: their operands are in memory.
+fn io(cx: &mut Cx<'_>, len: u8) -> Result<Flow> {
+    let qualification = cx.state.hw.vmcs.read(f::EXIT_QUALIFICATION);
+    match Io::decode(qualification) {
+        Some(io) if !io.string => Ok(cx.port(io.port, io.input, io.bytes, len)),
+        _ => cx.emulate(),
+    }
+}
+
+/// Finishes an instruction that may have been refused.
+fn finish(cx: &mut Cx<'_>, done: core::result::Result<(), Exception>, len: u8) -> Flow {
+    match done {
+        Ok(()) => cx.skip(len),
+        Err(e) => cx.raise(e),
+    }
+    Flow::Resume
+}
+
+/// A general register, as wide as instructions that have no operand size see it.
+fn gpr(cx: &mut Cx<'_>, n: u8) -> u64 {
+    let value = cx.state.switch.regs.get(n);
+    if cx.is_64bit() {
+        value
+    } else {
+        value & 0xffff_ffff
+    }
+}
+
+fn set_gpr(cx: &mut Cx<'_>, n: u8, value: u64) {
+    let value = if cx.is_64bit() {
+        value
+    } else {
+        value & 0xffff_ffff
+    };
+    cx.state.switch.regs.set(n, value);
+}
+
+fn cr_access(cx: &mut Cx<'_>, len: u8) -> Result<Flow> {
+    let qualification = cx.state.hw.vmcs.read(f::EXIT_QUALIFICATION);
+    let old_cr0 = cx.state.controls.cr0;
+    let old_cr8 = cx.state.controls.cr8;
+    let done = match CrAccess::decode(qualification) {
+        CrAccess::MovTo { cr, gpr: n } => {
+            let value = gpr(cx, n);
+            cx.write_cr(cr, value)
+        }
+        CrAccess::MovFrom { cr, gpr: n } => cx.read_cr(cr).map(|v| set_gpr(cx, n, v)),
+        CrAccess::Clts => cx.write_cr(0, old_cr0 & !cr0::TS),
+        CrAccess::Lmsw { source } => cx.write_cr(0, lmsw(old_cr0, source)),
+    };
+    let flow = finish(cx, done, len);
+    if cx.state.controls.cr8 < old_cr8 {
+        // User space's interrupt controller may have an interrupt that was masked by priority.
+        cx.run.set_reason(uapi::KVM_EXIT_SET_TPR);
+        return Ok(Flow::User);
+    }
+    Ok(flow)
+}
+
+fn dr_access(cx: &mut Cx<'_>, len: u8) -> Flow {
+    let qualification = cx.state.hw.vmcs.read(f::EXIT_QUALIFICATION);
+    let access = DrAccess::decode(qualification);
+    let done = if Vmx::cpl(&mut cx.state.hw) != 0 {
+        Err(Exception::protection(0))
+    } else if access.read {
+        cx.read_dr(access.dr).map(|v| set_gpr(cx, access.gpr, v))
+    } else {
+        let value = gpr(cx, access.gpr);
+        cx.write_dr(access.dr, value)
+    };
+    finish(cx, done, len)
+}
+
+/// An NMI, or an exception that is intercepted so that it cannot be raised without end inside of the CPU.
+fn exception(cx: &mut Cx<'_>, exit: Exit, len: u8) -> Flow {
+    match exit.info.exception() {
+        // The host's: it was taken in the window after the exit.
+        None if exit.info.is_nmi() => {}
+        Some(vector::MC) => {}
+        Some(vector::DB) => debug(cx, exit, len),
+        Some(vector::AC) => {
+            let error = cx.state.hw.vmcs.read(f::EXIT_INTR_ERROR_CODE);
+            cx.raise(Exception::with_error(vector::AC, error));
+        }
+        _ => return unexpected(cx, exit),
+    }
+    Flow::Resume
+}
+
+fn debug(cx: &mut Cx<'_>, exit: Exit, len: u8) {
+    let payload = cx.state.hw.vmcs.read(f::EXIT_QUALIFICATION);
+    let stepping = cx.state.switch.regs.rflags & rflags::TF != 0;
+    if exit.info.kind() == Some(Kind::PrivilegedSoftwareException) {
+        // INT1: a trap, so RIP moves on before it is delivered again as a plain #DB.
+        cx.skip(len);
+    } else if payload & dr6::BS != 0 && stepping {
+        let vmcs = &mut cx.state.hw.vmcs;
+        let shadow = interruptibility::STI | interruptibility::MOV_SS;
+        if vmcs.read(f::GUEST_INTERRUPTIBILITY) & shadow != 0 {
+            // Entry checks that a single step in an interrupt shadow is pending.
+            let pending = vmcs.read(f::GUEST_PENDING_DEBUG);
+            vmcs.write(f::GUEST_PENDING_DEBUG, pending | dr6::BS);
+        }
+    }
+    cx.raise(Exception::debug(payload));
+}
