@@ -20,8 +20,8 @@ const MAX_BASIC: u32 = 0x24;
 /// The highest extended leaf with a meaning to Lodge.
 const MAX_EXTENDED: u32 = 0x8000_0022;
 
-/// State components that have a leaf 0xd subleaf.
-const COMPONENTS: usize = 20;
+/// State components up to the last one that is offered, PKRU.
+const COMPONENTS: usize = 10;
 /// The legacy area and the header of an XSAVE image, in bytes.
 const XSAVE_BASE: u32 = 512 + 64;
 
@@ -92,13 +92,16 @@ impl HostCaps {
         };
         caps.choose();
         if xcr0 != 0 {
-            for (c, i) in caps.components.iter_mut().zip(0u32..).skip(2) {
-                let [size, offset, flags, _] = host(0xd, i);
-                *c = Component {
-                    size,
-                    offset,
-                    aligned: flags & 2 != 0,
-                };
+            for i in 2..COMPONENTS {
+                let [size, offset, flags, _] = host(0xd, i as u32);
+                if let Some(c) = caps.components.get_mut(i) {
+                    let aligned = flags & 2 != 0;
+                    *c = Component {
+                        size,
+                        offset,
+                        aligned,
+                    };
+                }
             }
         }
         caps
@@ -186,11 +189,14 @@ impl HostCaps {
         self.config.lfence_serializing
     }
 
-    /// Bytes of an XSAVE image with the components of `mask`; the compacted format if `compacted`.
+    /// Bytes of an XSAVE image with the components of `mask` (those that are offered count); the compacted format if `compacted`.
     pub fn xstate_size(&self, mask: u64, compacted: bool) -> u32 {
         let mut size = XSAVE_BASE;
-        for (c, i) in self.components.iter().zip(0u32..).skip(2) {
-            if (mask >> i) & 1 == 0 {
+        let mut rest = mask >> 2;
+        for c in self.components.iter().skip(2) {
+            let wanted = rest & 1 != 0;
+            rest >>= 1;
+            if !wanted {
                 continue;
             }
             let start = match (compacted, c.aligned) {

@@ -203,9 +203,9 @@ proptest! {
     fn accepted_modes_exist(r: u64, flips: u64, cr3 in 0u64..1 << 41, l: bool) {
         // Mostly legal bits, so that accepted states are common.
         let limits = limits("tcg-max");
-        let cr0 = r & (cr0::PE | cr0::PG | cr0::WP | cr0::CD) | u64::from(flips & 15 == 0) << 29;
-        let cr4 = r.rotate_left(20) & !limits.cr4_reserved | u64::from(flips & 0xf0 == 0) << 13;
-        let efer = r.rotate_left(40) & limits.efer_guest | u64::from(flips & 0xf00 == 0) << 12;
+        let cr0 = r & (cr0::PE | cr0::PG | cr0::WP | cr0::CD) | (u64::from(flips & 15 == 0) << 29);
+        let cr4 = r.rotate_left(20) & !limits.cr4_reserved | (u64::from(flips & 0xf0 == 0) << 13);
+        let efer = r.rotate_left(40) & limits.efer_guest | (u64::from(flips & 0xf00 == 0) << 12);
         let attr = Attr::new(11, true, 0, true, false, l, false, true);
         let s = Sregs { cs: Segment { attr, ..Segment::default() }, cr0, cr3, cr4, efer, ..Sregs::default() };
         if check(&s, &limits, 0).is_ok() {
