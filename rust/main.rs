@@ -14,6 +14,8 @@ mod svm;
 mod sys;
 #[path = "../uapi/mod.rs"]
 mod uapi;
+#[path = "../vmx/mod.rs"]
+mod vmx;
 
 pub(crate) use LocalModule as Module;
 
@@ -30,6 +32,9 @@ struct Lodge(#[expect(dead_code, reason = "held for its destructor")] hv::device
 
 impl kernel::Module for Lodge {
     fn init(_module: &'static kernel::ThisModule) -> Result<Self> {
+        if sys::cpu::has_vmx() {
+            return Ok(Lodge(hv::device::load::<vmx::Vmx>()?));
+        }
         if sys::cpu::has_svm() {
             return Ok(Lodge(hv::device::load::<svm::Svm>()?));
         }
