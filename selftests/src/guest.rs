@@ -245,20 +245,20 @@ impl Guest {
 
     /// Points vector `v` at `target`.
     pub fn gate(&self, v: u32, target: u64) {
-        let (lo, hi) = (target & 0xffff, target >> 16 & 0xffff);
+        let (lo, hi) = (target & 0xffff, (target >> 16) & 0xffff);
         let v = v as usize;
         match self.mode {
             Mode::Real => self.mem.wr(4 * v, target as u32 & 0xffff),
             Mode::Long => {
                 self.mem.wr(
                     IDT as usize + 16 * v,
-                    lo | u64::from(CODE64_SEL) << 16 | 0x8e00 << 32 | hi << 48,
+                    lo | (u64::from(CODE64_SEL) << 16) | (0x8e00 << 32) | (hi << 48),
                 );
                 self.mem.wr(IDT as usize + 16 * v + 8, target >> 32);
             }
             _ => self.mem.wr(
                 IDT as usize + 8 * v,
-                lo | u64::from(CODE_SEL) << 16 | 0x8e00 << 32 | hi << 48,
+                lo | (u64::from(CODE_SEL) << 16) | (0x8e00 << 32) | (hi << 48),
             ),
         }
     }

@@ -130,14 +130,14 @@ impl Kfd {
         let r = sys::ioctl_with(self.0.raw(), nr, v);
         let after = sys::bytes_of(v);
         if crate::harness::recording() {
-            let out = if nr >> 30 & READS != 0 {
+            let out = if (nr >> 30) & READS != 0 {
                 after.as_slice()
             } else {
                 &[]
             };
             record::call_struct(&ioctl_name(nr), nr, r, &before, out);
         }
-        if nr >> 30 & READS == 0 {
+        if (nr >> 30) & READS == 0 {
             crate::check!(before == after, "{} wrote to its argument", ioctl_name(nr));
         }
         r

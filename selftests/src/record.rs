@@ -7,6 +7,7 @@ use crate::kvm;
 use crate::sys::Res;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt::Write;
 
 thread_local! {
     static COUNT: RefCell<HashMap<String, u32>> = RefCell::new(HashMap::new());
@@ -75,15 +76,11 @@ pub fn call(name: &str, args: &str, r: Res, out: &[u8]) {
 }
 
 fn hex(b: &[u8]) -> String {
-    b.iter().map(|x| format!("{x:02x}")).collect()
-}
-
-fn fold(b: &[u8]) -> String {
-    // FNV-1a: tells one argument from another in a short label.
-    let h = b.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, x| {
-        (h ^ u64::from(*x)).wrapping_mul(0x100_0000_01b3)
-    });
-    format!("{:08x}", h as u32)
+    let mut s = String::with_capacity(2 * b.len());
+    for x in b {
+        let _ = write!(s, "{x:02x}");
+    }
+    s
 }
 
 fn words(out: &[u8], per_line: usize, mut emit: impl FnMut(usize, String)) {
@@ -94,10 +91,10 @@ fn words(out: &[u8], per_line: usize, mut emit: impl FnMut(usize, String)) {
 
 /// A call with a struct. Large outputs are split in lines of 32 bytes, lists in lines of one entry.
 pub fn call_struct(name: &str, nr: u64, r: Res, before: &[u8], out: &[u8]) {
-    let given = if out.is_empty() {
-        fold(before)
-    } else {
-        String::new()
+    // What was given is not part of the label: it may derive from an earlier answer. Small arguments are numbers.
+    let given = match before.first_chunk::<4>() {
+        Some(b) if out.is_empty() && before.len() == 4 => format!("{:x}", u32::from_le_bytes(*b)),
+        _ => String::new(),
     };
     line(name, &given, &result(name, r), "");
     if r.is_err() {

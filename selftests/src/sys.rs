@@ -4,10 +4,10 @@
 //! The tests must be able to hand the kernel every kind of bad argument, so they go through `libc::ioctl` itself
 //! and not through a wrapper crate. What is checked here is only that the test program does not corrupt itself.
 
-use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
 use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// What a system call gives: its value, or the errno.
 pub type Res = Result<i32, i32>;
@@ -33,6 +33,7 @@ abi!(
     i32,
     kb::kvm_regs,
     kb::kvm_sregs,
+    kb::kvm_segment,
     kb::kvm_fpu,
     kb::kvm_xcrs,
     kb::kvm_mp_state,
@@ -120,12 +121,12 @@ pub fn ioctl_with<T: Abi>(fd: i32, nr: u64, v: &mut T) -> Res {
 
 /// A file descriptor that is closed when dropped.
 #[derive(Debug)]
-pub struct OwnedFd(Cell<i32>);
+pub struct OwnedFd(AtomicI32);
 
 impl OwnedFd {
     /// Takes ownership of `fd`.
     pub fn new(fd: i32) -> Self {
-        Self(Cell::new(fd))
+        Self(AtomicI32::new(fd))
     }
     /// Opens `path` with `flags`.
     pub fn open(path: &str, flags: i32) -> Result<Self, i32> {
@@ -135,11 +136,11 @@ impl OwnedFd {
     }
     /// The number.
     pub fn raw(&self) -> i32 {
-        self.0.get()
+        self.0.load(Ordering::Relaxed)
     }
     /// Closes now; later uses give EBADF.
     pub fn close(&self) -> Res {
-        let fd = self.0.replace(-1);
+        let fd = self.0.swap(-1, Ordering::Relaxed);
         // SAFETY: the descriptor is ours and is not used again.
         ret(unsafe { libc::close(fd) })
     }
@@ -208,10 +209,6 @@ impl Map {
     /// The address.
     pub fn addr(&self) -> u64 {
         self.at as u64
-    }
-    /// The size in bytes.
-    pub fn len(&self) -> usize {
-        self.len
     }
     fn check(&self, off: usize, n: usize) {
         assert!(
@@ -491,12 +488,6 @@ pub fn delete_module(name: &str) -> Res {
     ret(unsafe { libc::syscall(libc::SYS_delete_module, c.as_ptr(), libc::O_NONBLOCK) } as i32)
 }
 
-/// finit_module(2) with no parameters.
-pub fn insert_module(fd: i32) -> Res {
-    // SAFETY: an empty NUL-terminated string.
-    ret(unsafe { libc::syscall(libc::SYS_finit_module, fd, c"".as_ptr(), 0) } as i32)
-}
-
 /// CPUID on the CPU that runs this.
 pub fn cpuid(leaf: u32, sub: u32) -> [u32; 4] {
     // SAFETY: every x86-64 CPU has the instruction.
@@ -508,4 +499,9 @@ pub fn cpuid(leaf: u32, sub: u32) -> [u32; 4] {
 pub fn rdtsc() -> u64 {
     // SAFETY: every x86-64 CPU has the instruction, and Linux lets user space use it.
     unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+/// Is this machine QEMU's TCG? It leaves out checks that every CPU makes: segment limits, reserved bits of CR0 and CR3.
+pub fn on_tcg() -> bool {
+    cpuid(1, 0)[2] >> 31 == 1 && cpuid(0x4000_0000, 0)[1] == u32::from_le_bytes(*b"TCGT")
 }

@@ -43,7 +43,7 @@ fn create_vm_types() {
     check!(types & 1 == 1, "type 0 is offered: {types:x}");
     for t in 0..64u64 {
         let r = k.0.num(CREATE_VM, t);
-        if t < 31 && types >> t & 1 == 1 {
+        if t < 31 && (types >> t) & 1 == 1 {
             check!(r.is_ok(), "type {t}: {r:?}");
         } else {
             eq!(r, Err(EINVAL), "type {t}");
@@ -91,7 +91,7 @@ fn capabilities() {
         let r = k.0.num(CHECK_EXTENSION, cap);
         check!(r.is_ok(), "capability {cap}: {r:?}");
     }
-    for cap in [1000, u64::from(u32::MAX), u64::MAX, 1 << 32 | 3] {
+    for cap in [1000, u64::from(u32::MAX), u64::MAX, (1 << 32) | 3] {
         eq!(k.0.num(CHECK_EXTENSION, cap), Ok(0), "capability {cap:x}");
     }
     check!(

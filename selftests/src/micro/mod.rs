@@ -1,9 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Guests of a few instructions: modes, exits, events, memory that changes under them.
+//! Guests of a few instructions: modes, exits, events, and memory that changes under them.
+
+mod cpu;
+mod events;
+mod fpu;
+mod host;
+mod io;
+mod memory;
+mod mmio;
+mod modes;
+mod threads;
 
 use crate::harness::Test;
 
 /// All of them.
 pub fn tests() -> Vec<Test> {
-    Vec::new()
+    [
+        modes::TESTS,
+        io::TESTS,
+        mmio::TESTS,
+        events::TESTS,
+        cpu::TESTS,
+        fpu::TESTS,
+        memory::TESTS,
+        threads::TESTS,
+        host::TESTS,
+    ]
+    .concat()
 }
