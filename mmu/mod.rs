@@ -36,6 +36,14 @@
 //! A change that takes something from a running guest returns a `#[must_use]` value. It is paid under the write side, before the
 //! host reuses the page, and the unlinked table pages only come out of that value once it is paid.
 #![deny(unsafe_code)]
+#![cfg_attr(
+    CONFIG_RUST,
+    allow(
+        dead_code,
+        unreachable_pub,
+        reason = "the pure files are a library for the host crate too, and the module uses a part of it"
+    )
+)]
 
 pub mod ept;
 #[cfg(CONFIG_RUST)]

@@ -275,11 +275,6 @@ impl<P: PteFormat> Tdp<P> {
         Gfn(self.root_level.pages().wrapping_mul(ENTRIES as u64))
     }
 
-    /// Ends the tables and gives the root page for freeing. To be zapped before.
-    pub fn into_root(self) -> TablePa {
-        self.root
-    }
-
     /// Maps a page. Shared: any number of CPUs may do so at once.
     ///
     /// The leaf is as large as `map.level`, the format, the alignment of both frame numbers and the tables already there allow. Changes

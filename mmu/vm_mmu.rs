@@ -303,7 +303,6 @@ pub(crate) struct Mmu<P: PteFormat, F: RemoteFlush> {
     pub(super) watch: MmWatch<Core<P, F>>,
     pub(super) core: Arc<Core<P, F>>,
     root: u64,
-    root_level: Level,
 }
 
 impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
@@ -315,22 +314,12 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
         let core = Core::<P, F>::new(flush, &config)?;
         let root = core.lock.read().tdp.root().get();
         let watch = MmWatch::new(core.clone())?;
-        Ok(Self {
-            watch,
-            core,
-            root,
-            root_level: config.root_level,
-        })
+        Ok(Self { watch, core, root })
     }
 
     /// The physical address of the root table; for as long as the MMU lives.
     pub(crate) fn root(&self) -> u64 {
         self.root
-    }
-
-    /// The level of the root table's entries.
-    pub(crate) fn root_level(&self) -> Level {
-        self.root_level
     }
 
     /// Whether the current task runs in the VM's address space.
