@@ -3,9 +3,14 @@
 //!
 //! `controls`, `exit`, `fields` and `vpid` are pure and also tested on the host; the rest exists in the kernel only.
 
+// The tables are complete and the library is public; the module uses a part of them and exports nothing.
+#[cfg_attr(CONFIG_RUST, expect(dead_code, unreachable_pub))]
 pub mod controls;
+#[cfg_attr(CONFIG_RUST, expect(dead_code, unreachable_pub))]
 pub mod exit;
+#[cfg_attr(CONFIG_RUST, expect(dead_code, unreachable_pub))]
 pub mod fields;
+#[cfg_attr(CONFIG_RUST, expect(unreachable_pub))]
 pub mod vpid;
 
 #[cfg(CONFIG_RUST)]
