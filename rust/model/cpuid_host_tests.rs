@@ -312,6 +312,37 @@ fn a_host_without_xsave_offers_nothing_of_it() {
 }
 
 #[test]
+fn protection_keys_need_the_hosts_consent() {
+    let cpu = cpu("skylake-sp");
+    let off = |l, s| {
+        let mut r = cpu.cpuid(l, s);
+        if l == 7 {
+            r[2] &= !(1 << 4);
+        }
+        r
+    };
+    let caps = HostCaps::probe(&off, &cpu.config());
+    assert!(cpu.caps().has(features::PKU) && !caps.has(features::PKU));
+    assert_eq!(caps.xcr0(), 0xe7);
+}
+
+#[test]
+fn aligned_components_begin_at_64_bytes() {
+    // Sizes no CPU has, so that alignment shows: YMM is 0x104 bytes, PKRU is 8.
+    for (flags, want) in [(0, 576 + 0x104 + 8), (2, 576 + 0x140 + 8)] {
+        let cpu = cpu("epyc-milan");
+        let odd = |l, s| match (l, s) {
+            (0xd, 2) => [0x104, 0x240, 0, 0],
+            (0xd, 9) => [8, 0x980, flags, 0],
+            _ => cpu.cpuid(l, s),
+        };
+        let caps = HostCaps::probe(&odd, &cpu.config());
+        assert_eq!(caps.xstate_size(0x207, true), want);
+        assert_eq!(caps.xstate_size(0x207, false), 0x988);
+    }
+}
+
+#[test]
 fn withheld_features_are_gone_everywhere() {
     let cpu = cpu("haswell");
     let mut config = cpu.config();

@@ -216,6 +216,60 @@ fn dynamic_bits_follow_registers() {
 }
 
 #[test]
+fn each_bit_of_cr4_and_efer_has_its_feature() {
+    use crate::model::cr::efer;
+    use crate::model::features::*;
+    let host = cpu("tcg-max");
+    let caps = host.caps();
+    let icelake = cpu("icelake-client");
+    for (feature, bit) in [
+        (XSAVE, cr4::OSXSAVE),
+        (SMEP, cr4::SMEP),
+        (SMAP, cr4::SMAP),
+        (FSGSBASE, cr4::FSGSBASE),
+        (PKU, cr4::PKE),
+        (UMIP, cr4::UMIP),
+        (LA57, cr4::LA57),
+        (PCID, cr4::PCIDE),
+    ] {
+        // PCID is Intel's here, LA57 is the emulator's.
+        let (host, caps) = if feature == PCID {
+            (&icelake, icelake.caps())
+        } else {
+            (&host, caps)
+        };
+        let mut list = host.supported(&caps);
+        let all = *GuestFeatures::derive(&list, &caps).limits();
+        assert_eq!(all.cr4_reserved & bit, 0, "{feature:?}");
+        let (function, index, _) = feature.word.place();
+        find_index_mut(&mut list, function, index)
+            .unwrap()
+            .put(feature, false);
+        let less = *GuestFeatures::derive(&list, &caps).limits();
+        assert_eq!(less.cr4_reserved, all.cr4_reserved | bit, "{feature:?}");
+    }
+    for (feature, bits) in [
+        (LM, efer::LME | efer::LMA),
+        (NX, efer::NXE),
+        (FXSR_OPT, efer::FFXSR),
+    ] {
+        let host = cpu("epyc-naples");
+        let caps = host.caps();
+        let mut list = host.supported(&caps);
+        let all = *GuestFeatures::derive(&list, &caps).limits();
+        assert_eq!(all.efer_guest & bits, bits);
+        find_index_mut(&mut list, 0x8000_0001, 0)
+            .unwrap()
+            .put(feature, false);
+        let less = *GuestFeatures::derive(&list, &caps).limits();
+        assert_eq!(
+            (less.efer_guest, less.efer_host),
+            (all.efer_guest & !bits, all.efer_host)
+        );
+    }
+}
+
+#[test]
 fn xsaves_is_out_of_reach_on_intel_only() {
     for (name, reaches) in [
         ("epyc-milan", true),

@@ -211,10 +211,6 @@ pub fn read(slots: &[u64], index: u32, who: Who, guest: &GuestFeatures) -> Resul
     match may {
         May::Yes => {}
         May::No => return Err(BadMsr::Refused),
-        // What is listed can be read.
-        May::Unknown if who == Who::Host && row.listed != Listed::No => {
-            return Ok(Answer::Value(0))
-        }
         May::Unknown => return Err(BadMsr::Unknown),
     }
     gate(row, index, who, slots, guest)?;
