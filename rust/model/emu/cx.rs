@@ -18,6 +18,8 @@ pub(super) struct Cx<'a> {
     /// The working copy, committed at the end.
     pub(super) regs: Regs,
     pub(super) shadow: Shadow,
+    /// Where a branch goes.
+    pub(super) target: Option<u64>,
 }
 
 const PAGE: u64 = 4096;
@@ -36,6 +38,7 @@ impl<'a> Cx<'a> {
             cursor: 0,
             regs,
             shadow: Shadow::None,
+            target: None,
         }
     }
 
@@ -185,7 +188,7 @@ impl<'a> Cx<'a> {
         }
     }
 
-    fn canonical(&self, at: u64) -> bool {
+    pub(super) fn canonical(&self, at: u64) -> bool {
         let unused = 64u32.wrapping_sub(u32::from(self.ctx.linear_bits()));
         (at as i64).wrapping_shl(unused).wrapping_shr(unused) as u64 == at
     }
@@ -426,7 +429,7 @@ impl<'a> Cx<'a> {
     }
 
     /// Changes the stack pointer as far as the stack is wide.
-    fn set_sp(&mut self, value: u64) {
+    pub(super) fn set_sp(&mut self, value: u64) {
         let mask = self.stack_mask();
         let old = if mask == 0xffff {
             self.regs.get(RSP)
@@ -434,6 +437,21 @@ impl<'a> Cx<'a> {
             0
         };
         self.regs.set(RSP, (old & !mask) | (value & mask));
+    }
+
+    /// Faults where a write of `size` bytes at the stack pointer would.
+    pub(super) fn stack_top_writable(&mut self, size: u8) -> Run<()> {
+        let sp = self.regs.get(RSP) & self.stack_mask();
+        let at = self.linear(Seg::Ss, sp, size, true)?;
+        if to_page_end(at) < u64::from(size) {
+            return self.check_write(at, size);
+        }
+        self.ask(Need::Check {
+            at,
+            len: u16::from(size),
+            write: true,
+        })?;
+        Ok(())
     }
 
     /// Pushes `size` bytes.

@@ -182,8 +182,9 @@ fn legacy(
         let bits64 = insn.mode == CpuMode::Bits64;
         insn.desc = table::group(number == 1, op, modrm, p.rep, p.opsize, bits64);
     }
-    if insn.desc.kind == Kind::Nop && op == 0x90 && p.rex & 1 != 0 {
-        insn.desc.kind = Kind::Xchg; // REX.B makes it an exchange of R8 and RAX.
+    if number == 0 && op == 0x90 && p.rex & 1 != 0 {
+        // REX.B makes NOP and PAUSE an exchange of R8 and RAX.
+        insn.desc = table::XCHG_R8;
     }
     let banned = insn.desc.has(table::I64) && insn.mode == CpuMode::Bits64;
     if banned || insn.desc.kind == Kind::Invalid {

@@ -341,14 +341,11 @@ impl Job {
         loop {
             let mut cx = Cx::new(&self.insn, &self.ctx, &self.log, self.regs);
             let flow = run::run(&mut cx);
-            let (regs, shadow) = (cx.regs, cx.shadow);
+            let end = (cx.regs, cx.shadow, cx.target);
             match flow {
-                Ok(Flow::Next) => {
-                    self.regs = regs;
-                    return self.finish(shadow);
-                }
+                Ok(Flow::Next) => return self.finish(end),
                 Ok(Flow::Again) => {
-                    self.regs = regs;
+                    self.regs = end.0;
                     self.log = Log::default();
                     self.iterations = self.iterations.saturating_add(1);
                     let single_step = self.regs.rflags & rflags::TF != 0;
@@ -399,9 +396,11 @@ impl Job {
         }))
     }
 
-    fn finish(&mut self, shadow: Shadow) -> Need {
+    fn finish(&mut self, (regs, shadow, target): (Regs, Shadow, Option<u64>)) -> Need {
+        // As it was before: POPF that sets TF is not itself trapped.
         let trap = self.regs.rflags & rflags::TF != 0;
-        self.regs.rip = self.insn.next_rip(self.regs.rip);
+        self.regs = regs;
+        self.regs.rip = target.unwrap_or(self.insn.next_rip(regs.rip));
         self.regs.rflags &= !rflags::RF;
         self.end(Need::Done(Done {
             shadow,

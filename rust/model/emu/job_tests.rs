@@ -7,6 +7,8 @@ use machine::{flat, start, Machine, BASE, MMIO};
 use std::vec;
 use std::vec::Vec;
 
+#[path = "job_tests_flow.rs"]
+mod flow;
 #[path = "job_tests_machine.rs"]
 mod machine;
 #[path = "job_tests_random.rs"]

@@ -6,7 +6,7 @@ use crate::model::emu::decode::tests::{random_bytes, Rng};
 use crate::model::emu::insn::Map;
 use crate::model::regs::{Attr, Seg};
 use iced_x86::{
-    Decoder, DecoderOptions, InstructionInfo, InstructionInfoFactory, OpAccess, Register,
+    Code, Decoder, DecoderOptions, InstructionInfo, InstructionInfoFactory, OpAccess, Register,
     RflagsBits,
 };
 use std::vec::Vec;
@@ -124,6 +124,10 @@ fn random_jobs_touch_what_iced_says() {
             if theirs.is_invalid() || theirs.has_rep_prefix() || theirs.has_repne_prefix() {
                 continue;
             }
+            // F3 90 with REX.B is PAUSE to iced, and an exchange with R8 to CPUs.
+            if theirs.code() == Code::Pause && job.insn().prefixes.rex & 1 != 0 {
+                continue;
+            }
             let touched = info.info(&theirs);
             if let Some(accesses) = run_to_done(&mut job, &mut rng) {
                 compared += 1;
@@ -131,7 +135,8 @@ fn random_jobs_touch_what_iced_says() {
                     || std::format!("{mode:?} {bytes:02x?} {:?} {accesses:x?}", theirs.code());
                 same_registers(job.regs(), &regs, touched, &context);
                 let flags = u64::from(theirs.rflags_modified());
-                let known = flag_bits(flags);
+                // POPF also changes bits that iced has no name for.
+                let known = flag_bits(flags) | !flag_bits(u64::MAX);
                 assert_eq!(
                     (job.regs().rflags ^ regs.rflags) & !known,
                     0,

@@ -8,7 +8,9 @@
 
 mod alu;
 mod cx;
+mod data;
 pub mod decode;
+mod flow;
 pub mod insn;
 pub mod job;
 mod run;

@@ -7,7 +7,7 @@ use super::cx::Cx;
 use super::insn::Kind;
 use super::job::{Flow, Run, Stop};
 use super::table::Arg;
-use super::{string, system, vec};
+use super::{data, flow, string, system, vec};
 use crate::model::regs::{rflags, RAX, RBX, RCX, RDX};
 
 /// Runs the instruction as far as the log of `cx` goes.
@@ -104,7 +104,21 @@ fn general(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg, c: Arg) -> Run<()> {
             let value = cx.pop(cx.insn.op_size)?;
             cx.put(a, value)
         }
-        _ => system::run(cx, kind, a, b),
+        _ => other(cx, kind, a, b, c),
+    }
+}
+
+/// The way to the instructions in files of their own.
+fn other(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg, c: Arg) -> Run<()> {
+    use Kind::*;
+    match kind {
+        Mul | Imul | ImulTo | Div | Idiv | Bsf | Bsr | Tzcnt | Lzcnt | Popcnt | Cbw | Cwd
+        | Xlat | MovFromSeg | Bound | Daa | Das | Aaa | Aas | Aam | Aad => {
+            data::run(cx, kind, a, b, c)
+        }
+        In | Out | Clts | Lmsw | Smsw | MovFromCr | MovToCr | MovFromDr | MovToDr | Rdmsr
+        | Wrmsr | Invlpg | Nop | Pause | Prefetch => system::run(cx, kind, a, b),
+        _ => flow::run(cx, kind, a, b),
     }
 }
 

@@ -582,6 +582,8 @@ pub(super) const fn opaque(imm: bool) -> Desc {
         OTHER
     }
 }
+/// `90` with REX.B.
+pub(super) const XCHG_R8: Desc = d2(Kind::Xchg, Zv, Ax);
 /// XOP's map 10: a doubleword immediate.
 pub(super) const OPAQUE_ID: Desc = d2(Kind::Other, Any, Id);
 /// `0F 0F`: the opcode follows the operands, as an immediate would.
