@@ -54,6 +54,8 @@ pub mod code {
     pub const VMRUN: u64 = 0x80;
     /// VMMCALL.
     pub const VMMCALL: u64 = 0x81;
+    /// VMLOAD.
+    pub const VMLOAD: u64 = 0x82;
     /// SKINIT, the last of the SVM instructions.
     pub const SKINIT: u64 = 0x86;
     /// WBINVD.

@@ -61,8 +61,9 @@ fn rare(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
             Ok(Flow::Resume)
         }
         code::TASK_SWITCH => Ok(cx.emulation_failed(&[])),
+        code::VMMCALL => after(cx, Kind::Vmmcall, |cx, len| Ok(cx.hypercall(len))),
         // SVM, MONITOR and RDPRU are not offered to the guest; neither is a hypercall yet.
-        code::RSM | code::INVLPGA | code::VMRUN..=code::SKINIT | code::MONITOR..=code::MWAIT_ARMED | code::RDPRU => {
+        code::RSM | code::INVLPGA | code::VMRUN | code::VMLOAD..=code::SKINIT | code::MONITOR..=code::MWAIT_ARMED | code::RDPRU => {
             cx.raise(Exception::undefined());
             Ok(Flow::Resume)
         }

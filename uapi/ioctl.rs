@@ -36,6 +36,8 @@ numbers! {
     INTERRUPT = _IOW::<kvm_interrupt>(0x86);
     GET_MSRS = _IOWR::<kvm_msrs>(0x88);
     SET_MSRS = _IOW::<kvm_msrs>(0x89);
+    IRQ_LINE = _IOW::<kvm_irq_level>(0x61);
+    ENABLE_CAP = _IOW::<kvm_enable_cap>(0xa3);
     SET_SIGNAL_MASK = _IOW::<kvm_signal_mask>(0x8b);
     GET_FPU = _IOR::<kvm_fpu>(0x8c);
     SET_FPU = _IOW::<kvm_fpu>(0x8d);

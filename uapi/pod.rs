@@ -31,6 +31,7 @@ pod! {
     kvm_userspace_memory_region2 = 4 + 4 + 8 + 8 + 8 + 8 + 4 + 4 + 14 * 8;
     kvm_interrupt = 4;
     kvm_mp_state = 4;
+    kvm_enable_cap = 4 + 4 + 4 * 8 + 64;
     kvm_msr_entry = 4 + 4 + 8;
     kvm_cpuid_entry2 = 10 * 4;
     kvm_xcr = 4 + 4 + 8;

@@ -79,6 +79,8 @@ fn dispatch<B: Backend>(cx: &mut Loaded<'_, B>, cmd: u32, arg: usize) -> Result<
             cx.state.events.queue_interrupt(vector);
         }
         ioctl::NMI => cx.state.events.add_nmis(1),
+        ioctl::ENABLE_CAP => return user::refuse_cap(arg),
+        ioctl::SET_SIGNAL_MASK => cx.state.signal_mask = get_signal_mask(arg)?,
         ioctl::GET_TSC_KHZ => return Ok(cpu::tsc_khz() as isize),
         _ => return Err(EINVAL),
     }
@@ -211,6 +213,18 @@ fn set_xcrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
         cx.set_xcr0(value);
     }
     Ok(())
+}
+
+/// KVM_SET_SIGNAL_MASK: the set of signals that are blocked during KVM_RUN; none given: the thread's own.
+fn get_signal_mask(arg: usize) -> Result<Option<u64>> {
+    if arg == 0 {
+        return Ok(None);
+    }
+    let len: u32 = user::get(arg)?;
+    if len as usize != core::mem::size_of::<u64>() {
+        return Err(EINVAL);
+    }
+    user::get(user::after(arg, core::mem::size_of::<u32>())?).map(Some)
 }
 
 /// KVM_SET_MP_STATE: without an in-kernel interrupt controller a vCPU can only be runnable.

@@ -43,6 +43,9 @@ impl<B: Backend> file::FileObject for Vm<B> {
                 Ok(0)
             }
             ioctl::GET_TSC_KHZ => Ok(cpu::tsc_khz() as isize),
+            ioctl::ENABLE_CAP => user::refuse_cap(arg),
+            // There is no interrupt controller in the kernel to drive.
+            ioctl::IRQ_LINE => Err(ENXIO),
             _ => Err(ENOTTY),
         }
     }

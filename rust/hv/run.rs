@@ -12,7 +12,7 @@ use crate::hv::vcpu::{Loaded, Vcpu};
 use crate::hv::vm::Vm;
 use crate::model::cr;
 use crate::model::msr;
-use crate::model::regs::rflags;
+use crate::model::regs::{rflags, RAX};
 use crate::sys::cpu::{self, IrqOff};
 use crate::uapi;
 
@@ -21,7 +21,7 @@ impl<B: Backend> Vcpu<B> {
     pub(crate) fn ioctl_run(&self, vm: &Vm<B>) -> Result<isize> {
         self.with_loaded(vm, |cx| {
             cx.run.clear_flags();
-            let result = cx.with_guest_fpu(run);
+            let result = cpu::with_signal_mask(cx.state.signal_mask, || cx.with_guest_fpu(run));
             cx.summarise();
             result.map(|()| 0)
         })
@@ -120,6 +120,16 @@ impl<B: Backend> Loaded<'_, B> {
         self.skip(len);
         self.run.set_reason(uapi::KVM_EXIT_HLT);
         Flow::User
+    }
+
+    /// A hypercall, in an instruction of `len` bytes: the guest asked, though none is offered.
+    pub(crate) fn hypercall(&mut self, len: u8) -> Flow {
+        let error = if B::cpl(&mut self.state.hw) == 0 { uapi::KVM_ENOSYS } else { uapi::KVM_EPERM };
+        let value = 0u64.wrapping_sub(error.into());
+        let value = if self.is_64bit() { value } else { value & 0xffff_ffff };
+        self.state.switch.regs.set(RAX, value);
+        self.skip(len);
+        Flow::Resume
     }
 
     /// Triple fault.

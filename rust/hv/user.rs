@@ -5,6 +5,8 @@ use kernel::prelude::*;
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
 
+use crate::uapi::kvm_enable_cap;
+
 /// Copies the structure at `arg` in. EFAULT for a bad pointer.
 pub(crate) fn get<T: FromBytes>(arg: usize) -> Result<T> {
     UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>()).reader().read()
@@ -13,6 +15,12 @@ pub(crate) fn get<T: FromBytes>(arg: usize) -> Result<T> {
 /// Copies `value` out to `arg`.
 pub(crate) fn put<T: AsBytes>(arg: usize, value: &T) -> Result {
     UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>()).writer().write(value)
+}
+
+/// KVM_ENABLE_CAP: EFAULT for a bad pointer, EINVAL since no capability can be enabled.
+pub(crate) fn refuse_cap(arg: usize) -> Result<isize> {
+    let _cap: kvm_enable_cap = get(arg)?;
+    Err(EINVAL)
 }
 
 /// The address `bytes` behind `arg`; EFAULT when there is none.

@@ -55,6 +55,8 @@ pub(crate) struct VcpuState<B: Backend> {
     /// The instruction that is being emulated.
     pub(crate) job: KBox<Option<Job>>,
     pub(crate) mp_state: u32,
+    /// The signals blocked during KVM_RUN, if they are not the thread's own.
+    pub(crate) signal_mask: Option<u64>,
     pub(crate) tsc_offset: u64,
     pub(crate) cache: TableCache,
     /// The guest ran: its CPUID can no longer be changed.
@@ -129,6 +131,7 @@ impl<B: Backend> Vcpu<B> {
             fpu: GuestFpu::new()?,
             pending: Pending::None,
             job: KBox::new(None, GFP_KERNEL_ACCOUNT)?,
+            signal_mask: None,
             mp_state: crate::uapi::KVM_MP_STATE_RUNNABLE,
             tsc_offset,
             cache: TableCache::new(),
@@ -213,8 +216,12 @@ impl<B: Backend> Loaded<'_, B> {
         cx
     }
 
-    /// Moves RIP over an instruction of `len` bytes that was emulated, and ends the interrupt shadow.
+    /// Moves RIP over an instruction of `len` bytes that was emulated, and ends the interrupt shadow. A guest that
+    /// single-steps gets its #DB.
     pub(crate) fn skip(&mut self, len: u8) {
+        if self.state.switch.regs.rflags & rflags::TF != 0 {
+            self.raise(Exception::debug(dr6::BS));
+        }
         let rip = self.state.switch.regs.rip.wrapping_add(u64::from(len));
         self.state.switch.regs.rip = if self.is_64bit() { rip } else { rip & 0xffff_ffff };
         B::set_shadow(&mut self.state.hw, Shadow::default());

@@ -103,6 +103,17 @@ pub(crate) fn signal_pending() -> bool {
     ffi::lodge_signal_pending()
 }
 
+/// Runs `body` with the signals of `mask` blocked instead of the thread's own, which are back afterwards.
+pub(crate) fn with_signal_mask<R>(mask: Option<u64>, body: impl FnOnce() -> R) -> R {
+    let Some(mask) = mask else { return body() };
+    // SAFETY: task context; undone below.
+    unsafe { ffi::lodge_sigmask_enter(mask) };
+    let result = body();
+    // SAFETY: balances the call above.
+    unsafe { ffi::lodge_sigmask_leave() };
+    result
+}
+
 /// Makes `cpu` leave guest mode soon. Needs no answer.
 pub(crate) fn kick(cpu: u32) {
     let _preempt = PreemptOff::new();

@@ -61,6 +61,8 @@ unsafe extern "C" {
     pub(crate) safe fn lodge_guest_work_pending() -> bool;
     pub(crate) fn lodge_guest_work() -> c_int;
     pub(crate) safe fn lodge_signal_pending() -> bool;
+    pub(crate) fn lodge_sigmask_enter(mask: u64);
+    pub(crate) fn lodge_sigmask_leave();
     pub(crate) fn lodge_fpu_new() -> *mut FpuGuest;
     pub(crate) fn lodge_fpu_free(fpu: *mut FpuGuest);
     pub(crate) fn lodge_fpu_swap(fpu: *mut FpuGuest, enter: bool);

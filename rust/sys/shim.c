@@ -227,6 +227,23 @@ bool lodge_guest_work_pending(void) { return __xfer_to_guest_mode_work_pending()
 /* Interrupts on, may sleep: reschedules, delivers task work. -EINTR when a signal is pending. */
 int lodge_guest_work(void) { return xfer_to_guest_mode_handle_work(); }
 bool lodge_signal_pending(void) { return signal_pending(current); }
+
+/* The thread's own mask waits in real_blocked, where signal delivery on the way out looks for it. */
+void lodge_sigmask_enter(u64 mask)
+{
+	sigset_t set;
+
+	static_assert(sizeof(set) == sizeof(mask));
+	memcpy(&set, &mask, sizeof(set));
+	sigprocmask(SIG_SETMASK, &set, &current->real_blocked);
+}
+
+void lodge_sigmask_leave(void)
+{
+	sigprocmask(SIG_SETMASK, &current->real_blocked, NULL);
+	sigemptyset(&current->real_blocked);
+}
+
 void lodge_cond_resched(void) { cond_resched(); }
 
 /* ---- The guest's FPU state ---- */

@@ -61,6 +61,8 @@ void lodge_guest_prepare(void);
 bool lodge_guest_work_pending(void);
 int lodge_guest_work(void);
 bool lodge_signal_pending(void);
+void lodge_sigmask_enter(u64 mask);
+void lodge_sigmask_leave(void);
 void lodge_cond_resched(void);
 struct fpu_guest *lodge_fpu_new(void);
 void lodge_fpu_free(struct fpu_guest *g);
