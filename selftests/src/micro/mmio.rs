@@ -14,7 +14,6 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/mmio_read_sizes", read_sizes),
     Test::new("micro/mmio_extending_reads", extending),
     Test::new("micro/mmio_read_modify_write", rmw),
-    Test::new("micro/mmio_other_instructions", others),
     Test::new("micro/mmio_string", string).no_ab(),
     Test::new("micro/mmio_sse", sse),
     Test::new("micro/mmio_modes", modes),
@@ -184,55 +183,6 @@ fn rmw() {
     g.cpu.answer(&[5, 0, 0, 0]);
     g.expect(&Exit::Hlt);
     eq!(g.cpu.regs().rax, 0x50);
-}
-
-fn others() {
-    let g = guest(|a| {
-        let mut skip = a.create_label();
-        let mut skip2 = a.create_label();
-        a.test(dword_ptr(rbx), 0x10)?;
-        a.jne(skip)?;
-        a.ud2()?;
-        a.set_label(&mut skip)?;
-        a.cmp(byte_ptr(rbx + 1), 0x7f)?;
-        a.je(skip2)?;
-        a.ud2()?;
-        a.set_label(&mut skip2)?;
-        a.mov(ecx, 3)?;
-        a.imul_3(edx, dword_ptr(rbx + 4), 7)?;
-        a.mov(eax, 5)?;
-        a.cmovne(esi, dword_ptr(rbx + 8))?;
-        a.bt(dword_ptr(rbx + 0xc), 3)?;
-        a.setb(cl)?;
-        a.push(qword_ptr(rbx + 0x10))?;
-        a.pop(rdi)?;
-        a.mov(rax, rbx)?;
-        a.add(rax, 0x20)?;
-        a.call(qword_ptr(rax))
-    });
-    for (off, len, v) in [
-        (0, 4, 0x10u64),
-        (1, 1, 0x7f),
-        (4, 4, 6),
-        (8, 4, 0x1234),
-        (0xc, 4, 8),
-        (0x10, 8, 0xabcd),
-        (0x20, 8, 0x9000),
-    ] {
-        let e = g.cpu.run();
-        // A conditional move reads its operand in any case, a condition that holds or not.
-        eq!(e, rd(off, len), "{}", g.describe());
-        if e != rd(off, len) {
-            return;
-        }
-        g.cpu.answer(&v.to_le_bytes()[..len as usize]);
-        if off == 0x10 {
-            g.mem.wr(0x9000, 0xf4u8);
-        }
-    }
-    g.expect(&Exit::Hlt);
-    let r = g.cpu.regs();
-    eq!((r.rdx, r.rcx, r.rdi, r.rip), (42, 1, 0xabcd, 0x9001));
 }
 
 fn string() {

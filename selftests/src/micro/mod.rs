@@ -8,6 +8,7 @@ mod host;
 mod io;
 mod memory;
 mod mmio;
+mod mmio_insn;
 mod modes;
 mod threads;
 
@@ -19,6 +20,7 @@ pub fn tests() -> Vec<Test> {
         modes::TESTS,
         io::TESTS,
         mmio::TESTS,
+        mmio_insn::TESTS,
         events::TESTS,
         cpu::TESTS,
         fpu::TESTS,
