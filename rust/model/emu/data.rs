@@ -117,26 +117,57 @@ fn set_pair(cx: &mut Cx<'_>, size: u8, low: u64, high: u64) {
 /// Quotient and remainder; `None` for #DE.
 fn divide(cx: &Cx<'_>, signed: bool, size: u8, by: u64) -> Option<(u64, u64)> {
     let bits = alu::bits(size);
-    let dividend = if size == 1 {
-        u128::from(cx.reg(RAX, 2))
-    } else {
-        u128::from(cx.reg(RAX, size)) | u128::from(cx.reg(RDX, size)).wrapping_shl(bits)
+    // A byte divides AX, which is in one register; the others divide a pair.
+    let (high, low) = match size {
+        1 => (cx.reg(RAX, 2) >> 8, cx.reg(RAX, 1)),
+        _ => (cx.reg(RDX, size), cx.reg(RAX, size)),
     };
+    let dividend = u128::from(low) | u128::from(high).wrapping_shl(bits);
     if !signed {
-        let by = u128::from(by);
-        let (quotient, remainder) = (dividend.checked_div(by)?, dividend.checked_rem(by)?);
-        let fits = quotient <= u128::from(alu::mask(size));
-        return fits.then_some((quotient as u64, remainder as u64));
+        return long_division(dividend, by, size);
     }
-    // Sign-extend the dividend, which is twice as wide as the operand.
-    let unused = 128u32.wrapping_sub(bits.wrapping_mul(2));
-    let dividend = (dividend as i128)
-        .wrapping_shl(unused & 127)
-        .wrapping_shr(unused & 127);
-    let by = i128::from(alu::sext(size, by) as i64);
-    let (quotient, remainder) = (dividend.checked_div(by)?, dividend.checked_rem(by)?);
-    let fits = alu::sext(size, quotient as u64) as i64 as i128 == quotient;
-    fits.then_some((quotient as u64, remainder as u64))
+    // By magnitudes; the remainder has the dividend's sign.
+    let (minus, minus_by) = (high & alu::sign(size) != 0, by & alu::sign(size) != 0);
+    let wide = u128::MAX.wrapping_shr(128u32.wrapping_sub(bits.wrapping_mul(2)) & 127);
+    let dividend = if minus {
+        dividend.wrapping_neg() & wide
+    } else {
+        dividend
+    };
+    let by = if minus_by {
+        by.wrapping_neg() & alu::mask(size)
+    } else {
+        by
+    };
+    let (quotient, remainder) = long_division(dividend, by, size)?;
+    let negative = minus != minus_by;
+    let largest = alu::sign(size).wrapping_sub(u64::from(!negative));
+    if quotient > largest {
+        return None;
+    }
+    let signed = |value: u64, minus: bool| if minus { value.wrapping_neg() } else { value };
+    Some((signed(quotient, negative), signed(remainder, minus)))
+}
+
+/// Shifts and subtracts, as the kernel has no 128-bit division. `None` for division by zero or a quotient of more
+/// than `size` bytes.
+fn long_division(dividend: u128, by: u64, size: u8) -> Option<(u64, u64)> {
+    let bits = alu::bits(size);
+    let mut remainder = dividend.wrapping_shr(bits);
+    let by = u128::from(by);
+    if remainder >= by {
+        return None;
+    }
+    let mut quotient = 0u64;
+    for n in (0..bits).rev() {
+        remainder = (remainder << 1) | (dividend.wrapping_shr(n) & 1);
+        quotient <<= 1;
+        if remainder >= by {
+            remainder = remainder.wrapping_sub(by);
+            quotient |= 1;
+        }
+    }
+    Some((quotient, remainder as u64))
 }
 
 /// The scans leave the destination alone for zero; the counts have defined flags for it.

@@ -3,6 +3,7 @@
 use super::super::*;
 use super::machine::{flat, start, Machine, BASE, MMIO};
 use super::{long, DONE};
+use crate::model::emu::decode::tests::Rng;
 use crate::model::emu::insn::Kind;
 use crate::model::event::vector;
 use crate::model::regs::{cr0, Seg, RAX, RBP, RBX, RCX, RDI, RDX, RSP};
@@ -276,4 +277,47 @@ fn bit_counts() {
     assert_eq!((regs.get(RAX), regs.rflags & 1), (32, 1), "TZCNT of zero");
     let (_, regs, _) = long(&[0xf3, 0x48, 0x0f, 0xb8, 0xc3], &[(RBX, 0xf0f0)]);
     assert_eq!((regs.get(RAX), regs.rflags), (8, 2));
+}
+
+#[test]
+fn random_quotients_are_those_of_128_bits() {
+    let mut rng = Rng(11);
+    let (mut good, mut errors) = (0, 0);
+    for _ in 0..100_000 {
+        let by = rng.next() as i64 >> rng.below(64);
+        let dividend =
+            (i128::from(rng.next() as i64) << 64 | i128::from(rng.next())) >> rng.below(128);
+        let gpr = [
+            (RAX, dividend as u64),
+            (RDX, (dividend >> 64) as u64),
+            (RBX, by as u64),
+        ];
+        let (end, regs, _) = long(&[0x48, 0xf7, 0xfb], &gpr);
+        let pair = dividend
+            .checked_div(by.into())
+            .and_then(|q| i64::try_from(q).ok());
+        match pair {
+            Some(quotient) => {
+                good += 1;
+                let remainder = (dividend % i128::from(by)) as u64;
+                assert_eq!((regs.get(RAX), regs.get(RDX)), (quotient as u64, remainder));
+            }
+            None => {
+                errors += 1;
+                assert_eq!(end, Need::Fault(Exception::new(vector::DE)));
+            }
+        }
+        let (end, regs, _) = long(&[0x48, 0xf7, 0xf3], &gpr);
+        let (dividend, by) = (dividend as u128, u128::from(by as u64));
+        match dividend.checked_div(by).and_then(|q| u64::try_from(q).ok()) {
+            Some(quotient) => {
+                assert_eq!(
+                    (regs.get(RAX), regs.get(RDX)),
+                    (quotient, (dividend % by) as u64)
+                );
+            }
+            None => assert_eq!(end, Need::Fault(Exception::new(vector::DE))),
+        }
+    }
+    assert!(good > 10_000 && errors > 10_000, "{good} {errors}");
 }
