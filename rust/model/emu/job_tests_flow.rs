@@ -283,7 +283,7 @@ fn bit_counts() {
 fn random_quotients_are_those_of_128_bits() {
     let mut rng = Rng(11);
     let (mut good, mut errors) = (0, 0);
-    for _ in 0..100_000 {
+    for _ in 0..20_000 {
         let by = rng.next() as i64 >> rng.below(64);
         let dividend =
             (i128::from(rng.next() as i64) << 64 | i128::from(rng.next())) >> rng.below(128);
@@ -319,5 +319,5 @@ fn random_quotients_are_those_of_128_bits() {
             None => assert_eq!(end, Need::Fault(Exception::new(vector::DE))),
         }
     }
-    assert!(good > 10_000 && errors > 10_000, "{good} {errors}");
+    assert!(good > 2_000 && errors > 2_000, "{good} {errors}");
 }
