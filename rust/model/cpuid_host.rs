@@ -43,6 +43,21 @@ pub struct Config {
     pub without: Caps,
 }
 
+impl Config {
+    /// Withholds what the host kernel does not use: `capability` is `boot_cpu_data.x86_capability`.
+    pub fn follow_kernel(&mut self, capability: &[u32]) {
+        for w in Word::ALL {
+            let Some(known) = w.kernel_word().and_then(|i| capability.get(i)) else {
+                continue;
+            };
+            self.without.set_word(w, self.without.word(w) | !known);
+        }
+        // A guest can have these whether the host uses them or not.
+        self.without.set(features::LA57, false);
+        self.without.set(features::EFER_LMSLE_MBZ, false);
+    }
+}
+
 /// One state component, of leaf 0xd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Component {

@@ -23,9 +23,11 @@ impl Cpu {
             leaves.insert((v[0], v[1]), [v[2], v[3], v[4], v[5]]);
         }
         let mut cpu = Self { name, leaves };
-        // As under Linux: XSAVE and protection keys are switched on.
+        // As a 64-bit Linux sees it: XSAVE and protection keys are switched on.
         cpu.follow(1, 2, 26, 27);
         cpu.follow(7, 2, 3, 4);
+        // Intel tells of SYSCALL in 64-bit mode only.
+        cpu.follow(0x8000_0001, 3, 29, 11);
         cpu
     }
 
@@ -343,6 +345,31 @@ fn aligned_components_begin_at_64_bytes() {
 }
 
 #[test]
+fn the_kernels_word_counts() {
+    let cpu = cpu("tcg-max");
+    let mut config = cpu.config();
+    config.follow_kernel(&[0; 22]);
+    let caps = HostCaps::probe(&|l, s| cpu.cpuid(l, s), &config);
+    for row in TABLE.iter().filter(|r| caps.has(r.feature)) {
+        let free = matches!(row.offer, Offer::Always)
+            || row.feature.word.kernel_word().is_none()
+            || [
+                features::LA57,
+                features::EFER_LMSLE_MBZ,
+                features::LFENCE_RDTSC,
+                features::NULL_SEL_CLR_BASE,
+            ]
+            .contains(&row.feature);
+        assert!(free, "{}", row.name);
+    }
+    assert!(caps.has(features::LA57));
+    // A short array withholds nothing that it does not tell of.
+    let mut config = cpu.config();
+    config.follow_kernel(&[!0]);
+    assert_eq!(config, cpu.config());
+}
+
+#[test]
 fn withheld_features_are_gone_everywhere() {
     let cpu = cpu("haswell");
     let mut config = cpu.config();
@@ -462,5 +489,99 @@ fn a_guest_given_all_has_all() {
             execute(&entries, 0xd, 0).regs[1],
             caps.xstate_size(caps.xcr0() | 1, false)
         );
+    }
+}
+
+/// KVM_GET_SUPPORTED_CPUID of the in-tree KVM on some of the recorded CPUs: ours is the same, but for what is written here.
+mod against_kvm {
+    use super::*;
+    use crate::model::features::*;
+
+    const KVM: [(&str, &str); 2] = [
+        (
+            "tcg-epyc",
+            include_str!("../../selftests/fixtures/kvm-tcg-epyc.txt"),
+        ),
+        (
+            "bochs-icelake",
+            include_str!("../../selftests/fixtures/kvm-bochs-icelake.txt"),
+        ),
+    ];
+
+    /// Offered by KVM and not by us; the table says why.
+    const LESS: &[Feature] = &[
+        X2APIC,
+        TSC_DEADLINE,
+        ARCH_CAPABILITIES,
+        VMX,
+        SVM,
+        XSAVES,
+        GP_ON_USER_CPUID,
+        SPEC_CTRL,
+        INTEL_STIBP,
+        SPEC_CTRL_SSBD,
+        FLUSH_L1D,
+        AMD_IBPB,
+        AMD_IBRS,
+        AMD_STIBP,
+        AMD_SSBD,
+        VIRT_SSBD,
+        // KVM tells it of every CPU without the bug.
+        AMD_SSB_NO,
+    ];
+
+    /// An entry without what may differ.
+    fn masked(e: Entry) -> Entry {
+        let mut r = e.regs();
+        for &f in LESS {
+            let (function, index, reg) = f.word.place();
+            if (function, index) == (e.function, e.index) {
+                r[reg as usize] &= !f.mask();
+            }
+        }
+        match e.function {
+            // Nested SVM, paravirtual features.
+            0x8000_000a | 0x4000_0001 => r = [0; 4],
+            _ => {}
+        }
+        e.with(r)
+    }
+
+    #[test]
+    fn the_entries_are_the_same() {
+        for (name, text) in KVM {
+            let cpu = cpu(name);
+            let mut config = cpu.config();
+            // The kernel finds the null-selector quirk on this AMD, and that fast strings are off on this Intel.
+            config.null_seg_clears_base = name != "tcg-epyc";
+            if name == "bochs-icelake" {
+                let mut kernel = [!0; 22];
+                kernel[Word::L7Ebx.kernel_word().unwrap()] &= !ERMS.mask();
+                config.follow_kernel(&kernel);
+            }
+            let caps = HostCaps::probe(&|l, s| cpu.cpuid(l, s), &config);
+            let ours: Vec<Entry> = cpu.supported(&caps).into_iter().map(masked).collect();
+            let kvm: Vec<Entry> = text
+                .lines()
+                .filter(|l| l.starts_with('C'))
+                .map(|l| {
+                    let v: Vec<u32> = l[2..]
+                        .split(' ')
+                        .map(|w| u32::from_str_radix(w, 16).unwrap())
+                        .collect();
+                    let e = Entry {
+                        function: v[0],
+                        index: v[1],
+                        flags: v[2],
+                        ..Entry::default()
+                    };
+                    masked(e.with([v[3], v[4], v[5], v[6]]))
+                })
+                .collect();
+            for (a, b) in ours.iter().zip(&kvm) {
+                assert_eq!(a, b, "{name}");
+            }
+            assert_eq!(ours.len(), kvm.len(), "{name}");
+        }
     }
 }

@@ -110,6 +110,27 @@ impl Word {
     }
 }
 
+impl Word {
+    /// The index of this word in `boot_cpu_data.x86_capability`, where the host kernel keeps what it makes of it: a bit that is
+    /// clear there is not to be used. `None`: the kernel keeps no such word.
+    pub const fn kernel_word(self) -> Option<usize> {
+        Some(match self {
+            Self::L1Edx => 0,
+            Self::X1Edx => 1,
+            Self::L1Ecx => 4,
+            Self::X1Ecx => 6,
+            Self::L7Ebx => 9,
+            Self::D1Eax => 10,
+            Self::L71Eax => 12,
+            Self::X8Ebx => 13,
+            Self::L7Ecx => 16,
+            Self::L7Edx => 18,
+            Self::X21Eax => 20,
+            Self::L71Edx | Self::L72Edx | Self::X7Edx => return None,
+        })
+    }
+}
+
 /// A feature bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Feature {

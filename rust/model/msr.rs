@@ -145,12 +145,6 @@ pub fn reset(slots: &mut [u64], host: &HostCaps, bsp: bool) {
         slot::UCODE_REV,
         if amd { 0x0100_0065 } else { 1 << 32 },
     );
-    let lfence = if host.lfence_serializing() {
-        bits::DE_CFG_LFENCE_SERIALIZES
-    } else {
-        0
-    };
-    put(slots, slot::DE_CFG, lfence);
 }
 
 /// IA32_APIC_BASE.
