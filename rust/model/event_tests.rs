@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 use super::vector::*;
 use super::*;
+use crate::model::cr::dr6;
 use proptest::prelude::*;
 
 const OPEN: Gates = Gates {

@@ -6,6 +6,7 @@ pub mod cpuid_host;
 pub mod cr;
 pub mod emu;
 pub mod event;
+pub mod exception;
 pub mod features;
 pub mod guest;
 pub mod msr;
