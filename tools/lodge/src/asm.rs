@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `lodge asm`: runs a flat blob of machine code and shows its exits and registers.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::input::Keys;
 use crate::machine::{self, End};
 use crate::memory::parse_size;
 use crate::sys::kvm::{MappedVm, RunPage};
-use crate::sys::signals::Kicks;
+use crate::sys::signals::{stop, Kicks};
 use crate::{state, status, vm};
 
 /// Real-mode code is loaded here, at 0000:1000; the stack is below.
@@ -77,57 +78,56 @@ pub fn run(args: &AsmArgs) -> Result<u8> {
     vcpu.set_regs(&cpu::registers(address, address))
         .ioctl("KVM_SET_REGS")?;
 
-    let end = execute(&mut vcpu, Duration::from_secs(args.timeout))?;
-    finish(&end, &vcpu, &vm)?;
+    let mut out = io::stdout();
+    let end = execute(&mut out, &mut vcpu, Duration::from_secs(args.timeout))?;
+    finish(&mut out, &end, &vcpu, &vm)?;
     Ok(status::of(&end))
 }
 
-fn finish(end: &End, vcpu: &VcpuFd, vm: &MappedVm) -> Result<()> {
-    match end {
-        End::Halted => print!(
-            "{}",
-            state::general(&vcpu.get_regs().ioctl("KVM_GET_REGS")?)
-        ),
+fn finish(out: &mut impl Write, end: &End, vcpu: &VcpuFd, vm: &MappedVm) -> Result<()> {
+    let state = match end {
+        End::Halted => state::general(&vcpu.get_regs().ioctl("KVM_GET_REGS")?),
         other => {
-            println!("{}", status::text(other));
-            print!("{}", state::describe(vcpu, &vm.memory)?);
+            writeln!(out, "{}", status::text(other))?;
+            state::describe(vcpu, &vm.memory)?
         }
-    }
+    };
+    out.write_all(state.as_bytes())?;
     Ok(())
 }
 
 /// Runs and prints exits. Nothing is at any port or address: reads give all ones.
-fn execute(vcpu: &mut VcpuFd, limit: Duration) -> Result<End> {
+fn execute(out: &mut impl Write, vcpu: &mut VcpuFd, limit: Duration) -> Result<End> {
     let page = RunPage::new(vcpu);
     let kicks = Kicks::new(page)?;
     Keys::default().listen(Some(limit))?;
     loop {
         if kicks.take() {
-            if let Some(stop) = kicks.stop() {
-                return Ok(End::Stopped(stop));
+            if let Some(why) = stop() {
+                return Ok(End::Stopped(why));
             }
         }
         match vcpu.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
                 for value in data.chunks(page.io_size()) {
-                    println!("out  {port:#06x} {}", value_of(value));
+                    writeln!(out, "out  {port:#06x} {}", value_of(value))?;
                 }
             }
             Ok(VcpuExit::IoIn(port, data)) => {
                 data.fill(0xff);
                 for value in data.chunks(page.io_size()) {
-                    println!("in   {port:#06x} {}", value_of(value));
+                    writeln!(out, "in   {port:#06x} {}", value_of(value))?;
                 }
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
-                println!("write {address:#x} {}", value_of(data));
+                writeln!(out, "write {address:#x} {}", value_of(data))?;
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
                 data.fill(0xff);
-                println!("read {address:#x} {}", value_of(data));
+                writeln!(out, "read {address:#x} {}", value_of(data))?;
             }
             Ok(VcpuExit::Hlt) => {
-                println!("hlt");
+                writeln!(out, "hlt")?;
                 return Ok(End::Halted);
             }
             Ok(VcpuExit::Shutdown) => return Ok(End::TripleFault),

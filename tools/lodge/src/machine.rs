@@ -12,7 +12,7 @@ use crate::devices::{Devices, Reset};
 use crate::error::{Context, IoctlError};
 use crate::input::Keys;
 use crate::sys::kvm::{self, RunPage};
-use crate::sys::signals::{Kicks, Stop};
+use crate::sys::signals::{stop, Kicks, Stop};
 use crate::sys::timer::{now_ns, KickTimer};
 use vmm_sys_util::errno;
 
@@ -80,8 +80,8 @@ impl Machine {
     /// After a kick: time has passed, input has come, or the run has to end.
     fn look_around(&mut self) -> Option<End> {
         if self.kicks.take() {
-            if let Some(stop) = self.kicks.stop() {
-                return Some(End::Stopped(stop));
+            if let Some(why) = stop() {
+                return Some(End::Stopped(why));
             }
             let bytes = self.keys.take();
             if !bytes.is_empty() {

@@ -82,6 +82,15 @@ pub fn create_vcpu(kvm: &Kvm, vm: &MappedVm) -> Result<VcpuFd> {
     Ok(vcpu)
 }
 
+/// The frequency of the guest's time stamp counter, if the device knows it.
+pub fn tsc_khz(kvm: &Kvm, vcpu: &VcpuFd) -> Option<u32> {
+    let known = kvm.check_extension(Cap::GetTscKhz);
+    known
+        .then(|| vcpu.get_tsc_khz().ok())
+        .flatten()
+        .filter(|khz| *khz > 0)
+}
+
 /// Sets the MSRs that firmware would set. One that the device does not have is left out.
 fn set_msrs(vcpu: &VcpuFd) -> Result<()> {
     let values = [

@@ -5,13 +5,17 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
+
+use crate::sys::signals::stop;
 
 const BASE: u16 = 0x3f8;
 const LAST: u16 = 0x3ff;
@@ -44,15 +48,31 @@ struct Output {
 }
 
 impl Output {
-    /// Writes what is buffered. When nobody reads any more the guest goes on without.
+    /// Writes what is buffered. When nobody reads any more the guest goes on without; when the reader only stands
+    /// still the guest waits, until the run has to end.
     fn show(&mut self) {
         if let Some(file) = &mut self.file {
-            if file.write_all(&self.buffer).is_err() {
+            if write_unless_stopped(file, &self.buffer).is_err() {
                 self.file = None;
             }
         }
         self.buffer.clear();
     }
+}
+
+fn write_unless_stopped(file: &mut File, mut data: &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        match file.write(data) {
+            Ok(n) => data = data.get(n..).unwrap_or_default(),
+            Err(e) if e.kind() == ErrorKind::Interrupted && stop().is_none() => {}
+            // Somebody else made the terminal non-blocking.
+            Err(e) if e.kind() == ErrorKind::WouldBlock && stop().is_none() => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 impl Write for Output {

@@ -60,6 +60,15 @@ pub fn request_stop(why: Stop) {
     kick();
 }
 
+/// Why the run has to end, if it has to.
+pub fn stop() -> Option<Stop> {
+    match STOP.load(Ordering::SeqCst) {
+        0 => None,
+        1 => Some(Stop::Interrupted),
+        _ => Some(Stop::TimedOut),
+    }
+}
+
 /// Gets the vCPU's thread to look at what happened. Async-signal-safe, any thread.
 pub fn kick() {
     let fd = WAKE_FD.load(Ordering::SeqCst);
@@ -95,25 +104,17 @@ impl Kicks {
         Ok(Self { wake })
     }
 
-    /// Whether there was a kick since the last call. Resets `immediate_exit` first, so that a kick that comes meanwhile
-    /// is seen by the next KVM_RUN.
+    /// Whether there was a kick since the last call. One that comes while `immediate_exit` is reset is taken too: none
+    /// leaves the field set without the flag, or the flag unseen with the field clear.
     pub fn take(&self) -> bool {
-        if !KICKED.load(Ordering::SeqCst) {
-            return false;
+        let mut kicked = false;
+        while KICKED.swap(false, Ordering::SeqCst) {
+            kicked = true;
+            let run = RUN_PAGE.load(Ordering::SeqCst);
+            // SAFETY: the page is mapped while `self` exists.
+            unsafe { std::ptr::addr_of_mut!((*run).immediate_exit).write_volatile(0) }
         }
-        let run = RUN_PAGE.load(Ordering::SeqCst);
-        // SAFETY: the page is mapped while `self` exists.
-        unsafe { std::ptr::addr_of_mut!((*run).immediate_exit).write_volatile(0) }
-        KICKED.swap(false, Ordering::SeqCst)
-    }
-
-    /// Why the run has to end, if it has to.
-    pub fn stop(&self) -> Option<Stop> {
-        match STOP.load(Ordering::SeqCst) {
-            0 => None,
-            1 => Some(Stop::Interrupted),
-            _ => Some(Stop::TimedOut),
-        }
+        kicked
     }
 
     /// Sleeps until a kick or for `ns` nanoseconds.
