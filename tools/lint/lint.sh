@@ -70,10 +70,19 @@ check_clippy() {
     in_root cargo clippy --quiet -p lodge-model --lib -- "${args[@]}"
 }
 
+# heads LOG: the warnings of a build log, one a line, rustc's with the place they are about.
+heads() {
+    awk -v pattern="$WARNING" '
+        /^ *--> / && head != "" { sub(/^\/lodge\//, "", $2); sub(/rust\/\.\.\//, "", $2); print $2 ": " head; head = ""; next }
+        head != "" && /^ *\|/ { print head; head = "" }
+        $0 ~ pattern { if (head != "") print head; head = $0 }
+        END { if (head != "") print head }' "$1"
+}
+
 # Every warning of rustc, gcc, objtool and modpost, from a build of the whole module.
 check_warnings() {
     "$LODGE_SRC/tools/env/module.sh" --fresh || return 1
-    ! grep -A7 -E "$WARNING" "$LODGE_LOG/module-$(kernel_version).log"
+    ! heads "$LODGE_LOG/module-$(kernel_version).log" | grep .
 }
 
 # The same lints over the module as the kernel builds it; in the files that may be unsafe they are not asked for.
@@ -82,19 +91,12 @@ check_zones() {
     local lint flags='-Adead_code -Aunused -Aunreachable_pub -Aclippy::cast_lossless'
     for lint in $STRICT; do flags="$flags -Wclippy::$lint"; done
     "$LODGE_SRC/tools/env/module.sh" --lint CLIPPY=1 KRUSTFLAGS="$flags" || return 1
-    awk -v listed="$(list unsafe-files.txt | tr '\n' ' ')" '
-        BEGIN { n = split(listed, l, " "); for (i = 1; i <= n; i++) may[l[i]] = 1 }
-        /^(warning|error)(:|\[)/ { head = $0 }
-        /^ *--> / && head != "" {
-            split($2, place, ":"); file = place[1]; sub(/^\/lodge\//, "", file)
-            # A path that is not below the checkout is of what bindgen generated.
-            if (!(file in may) && file !~ /^\//) { print file ":" place[2] ": " head; bad = 1 }
-            head = ""
-        }
-        END { exit bad }' "$LODGE_LOG/module-$(kernel_version)-lint.log"
+    # A path that is not below the checkout is of what bindgen generated.
+    ! heads "$LODGE_LOG/module-$(kernel_version)-lint.log" | grep -vE '^/|: warning: [0-9]+ warnings? emitted|^warning: [0-9]+ warn' |
+        awk -F: 'NR == FNR { may[$1] = 1; next } !($1 in may)' <(list unsafe-files.txt) - | grep .
 }
 
-# What of core'\''s panics is linked in: nothing, or what panic-allow.txt gives a reason for.
+# What of core's panics is linked in: nothing, or what panic-allow.txt gives a reason for.
 check_panics() {
     local found
     have_module || return 1
