@@ -40,7 +40,7 @@ impl GuestMem for Memory {
         let at = (gpa / 4) as usize;
         let low = u64::from(*words.get(at)?);
         Some(if len == 8 {
-            low | u64::from(*words.get(at + 1)?) << 32
+            low | (u64::from(*words.get(at + 1)?) << 32)
         } else {
             low
         })
@@ -88,7 +88,7 @@ struct Step {
 
 fn model_path(mem: &Memory, p: &Paging, gva: u64) -> Result<Vec<Step>, (Vec<Step>, Option<u64>)> {
     let m = u32::from(p.maxphyaddr);
-    let high = |from: u32, to: u32| (from..to).fold(0u64, |bits, n| bits | 1 << n);
+    let high = |from: u32, to: u32| (from..to).fold(0u64, |bits, n| bits | (1 << n));
     let nx_reserved = if p.efer & efer::NXE == 0 { 1 << 63 } else { 0 };
     let mut steps: Vec<Step> = Vec::new();
     let long = p.efer & efer::LMA != 0;
@@ -106,7 +106,7 @@ fn model_path(mem: &Memory, p: &Paging, gva: u64) -> Result<Vec<Step>, (Vec<Step
         _ => p.cr3 & high(12, 32),
     };
     for &(shift, bits, len) in levels {
-        let index = gva >> shift & ((1 << bits) - 1);
+        let index = (gva >> shift) & ((1 << bits) - 1);
         let gpa = table + index * u64::from(len);
         let root = !long && pae && shift == 30;
         let value = match p.pdptrs {
@@ -125,7 +125,7 @@ fn model_path(mem: &Memory, p: &Paging, gva: u64) -> Result<Vec<Step>, (Vec<Step
                 (12, _) => (Some(1 << 12), 0, value & high(12, 32)),
                 (_, true) => {
                     let above = m.min(40) - 32;
-                    let frame = value & high(22, 32) | (value >> 13 & 0xff) << 32;
+                    let frame = value & high(22, 32) | (((value >> 13) & 0xff) << 32);
                     (Some(1 << 22), high(13 + above, 22), frame)
                 }
                 _ => (None, 0, value & high(12, 32)),
@@ -202,10 +202,10 @@ fn model(
     let wp = p.cr0 & cr0::WP != 0;
     let mut key_fault = false;
     if p.cr4 & cr4::PKE != 0 && p.efer & efer::LMA != 0 && user && !a.fetch {
-        let key = leaf.value >> 59 & 15;
+        let key = (leaf.value >> 59) & 15;
         let (ad, wd) = (
-            p.pkru >> (2 * key) & 1 != 0,
-            p.pkru >> (2 * key + 1) & 1 != 0,
+            (p.pkru >> (2 * key)) & 1 != 0,
+            (p.pkru >> (2 * key + 1)) & 1 != 0,
         );
         key_fault = ad || wd && a.write && (a.user || wp);
     }
@@ -214,16 +214,18 @@ fn model(
     } else {
         let smep_ok = !(a.fetch && user && p.cr4 & cr4::SMEP != 0);
         let smap_ok = a.fetch || !user || p.cr4 & cr4::SMAP == 0 || p.ac && !a.implicit;
-        (!a.write || writable || !wp) && !(a.fetch && nx) && smep_ok && smap_ok
+        let write_ok = !a.write || writable || !wp;
+        let fetch_ok = !a.fetch || !nx;
+        write_ok && fetch_ok && smep_ok && smap_ok
     };
     if !ok || key_fault {
-        return fault(1 | u32::from(key_fault) << 5);
+        return fault(1 | (u32::from(key_fault) << 5));
     }
     let size = leaf.leaf_size.unwrap();
     let after = with_rights()
         .map(|step| {
             let dirty = a.write && step.leaf_size.is_some();
-            (step.gpa, step.value | 0x20 | u64::from(dirty) << 6)
+            (step.gpa, step.value | 0x20 | (u64::from(dirty) << 6))
         })
         .collect();
     (Ok((leaf.next + gva % size, size)), after)
@@ -231,7 +233,7 @@ fn model(
 
 /// An entry that is mostly usable and points into the frames.
 fn entry(rng: &mut Rng) -> u64 {
-    let mut value = (rng.next() >> 30 & 0xff) | 1 | (rng.next() >> 11) % FRAMES << 12;
+    let mut value = ((rng.next() >> 30) & 0xff) | 1 | (((rng.next() >> 11) % FRAMES) << 12);
     if !rng.one_in(4) {
         value |= 6;
     }
@@ -251,10 +253,10 @@ fn entry(rng: &mut Rng) -> u64 {
 }
 
 fn random_paging(rng: &mut Rng) -> Paging {
-    let kind = rng.next() >> 33 & 3;
+    let kind = (rng.next() >> 33) & 3;
     let mut p = Paging {
         cr0: cr0::PG | cr0::PE,
-        cr3: (rng.next() >> 9) % FRAMES << 12 | (rng.next() & 0xff8),
+        cr3: (((rng.next() >> 9) % FRAMES) << 12) | (rng.next() & 0xff8),
         maxphyaddr: [36, 39, 40, 46, 52][(rng.next() >> 13) as usize % 5],
         gbpages: !rng.one_in(3),
         ac: rng.one_in(2),
@@ -285,7 +287,7 @@ fn random_tables_as_the_model_walks_them() {
             let mut value = entry(&mut rng);
             if !wide {
                 // 32-bit entries in both halves
-                value = value & 0xffff_ffff | entry(&mut rng) << 32;
+                value = value & 0xffff_ffff | (entry(&mut rng) << 32);
             }
             mem.set(slot * 8, 8, value);
         }
@@ -347,9 +349,9 @@ fn random_tables_as_the_model_walks_them() {
 fn simple() -> (Memory, Paging) {
     let mem = Memory::new();
     for level in 1..=3u64 {
-        mem.set(level << 12, 8, (level + 1) << 12 | 7);
+        mem.set(level << 12, 8, ((level + 1) << 12) | 7);
     }
-    mem.set(4 << 12, 8, 9 << 12 | 7);
+    mem.set(4 << 12, 8, (9 << 12) | 7);
     let paging = Paging {
         cr0: cr0::PG | cr0::PE | cr0::WP,
         cr3: 1 << 12,
@@ -381,25 +383,25 @@ fn without_paging_addresses_are_32_bits() {
 #[test]
 fn flags_are_set_by_what_is_allowed_only() {
     let (mem, paging) = simple();
-    mem.set(4 << 12, 8, 9 << 12 | 5);
+    mem.set(4 << 12, 8, (9 << 12) | 5);
     assert_eq!(
         walk(&mem, &paging, 0x123, WRITE),
         Err(WalkError::PageFault { error: 3 })
     );
     assert_eq!(
         mem.read(1 << 12, 8),
-        Some(2 << 12 | 7),
+        Some((2 << 12) | 7),
         "a fault leaves the entries"
     );
     assert_eq!(walk(&mem, &paging, 0x123, READ).unwrap().gpa, 0x9123);
-    assert_eq!(mem.read(1 << 12, 8), Some(2 << 12 | 0x27));
-    assert_eq!(mem.read(4 << 12, 8), Some(9 << 12 | 0x25));
-    mem.set(4 << 12, 8, 9 << 12 | 7);
+    assert_eq!(mem.read(1 << 12, 8), Some((2 << 12) | 0x27));
+    assert_eq!(mem.read(4 << 12, 8), Some((9 << 12) | 0x25));
+    mem.set(4 << 12, 8, (9 << 12) | 7);
     walk(&mem, &paging, 0x123, WRITE).unwrap();
-    assert_eq!(mem.read(4 << 12, 8), Some(9 << 12 | 0x67));
+    assert_eq!(mem.read(4 << 12, 8), Some((9 << 12) | 0x67));
     assert_eq!(
         mem.read(3 << 12, 8),
-        Some(4 << 12 | 0x27),
+        Some((4 << 12) | 0x27),
         "only the leaf gets dirty"
     );
 }
@@ -416,13 +418,13 @@ fn lost_races_walk_again_but_not_for_ever() {
     let (mut mem, paging) = simple();
     mem.read_only = true;
     assert!(walk(&mem, &paging, 0, WRITE).is_ok());
-    assert_eq!(mem.read(4 << 12, 8), Some(9 << 12 | 7));
+    assert_eq!(mem.read(4 << 12, 8), Some((9 << 12) | 7));
 }
 
 #[test]
 fn tables_outside_of_memory_are_reported() {
     let (mem, paging) = simple();
-    mem.set(2 << 12, 8, 0x77 << 12 | 7);
+    mem.set(2 << 12, 8, (0x77 << 12) | 7);
     assert_eq!(
         walk(&mem, &paging, 0, READ),
         Err(WalkError::Memory { gpa: 0x77000 })

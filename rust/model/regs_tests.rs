@@ -37,8 +37,8 @@ fn attributes_survive_both_vendors_layouts() {
         );
         assert_eq!(same.with_unusable(attr.unusable()), attr);
     }
-    assert!(Attr::from_vmx(1 << 16 | 0x93).unusable());
-    assert_eq!(Attr::from_vmx(1 << 16 | 0x93).to_svm(), 0x13);
+    assert!(Attr::from_vmx((1 << 16) | 0x93).unusable());
+    assert_eq!(Attr::from_vmx((1 << 16) | 0x93).to_svm(), 0x13);
 }
 
 #[test]

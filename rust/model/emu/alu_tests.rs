@@ -23,7 +23,7 @@ fn signed(size: u8, value: u64) -> i128 {
 }
 
 fn result_flags(size: u8, result: u64) -> [(u64, bool); 3] {
-    let parity = (0..8).filter(|n| result >> n & 1 != 0).count();
+    let parity = (0..8).filter(|n| (result >> n) & 1 != 0).count();
     [
         (SF, signed(size, result) < 0),
         (ZF, result == 0),
@@ -150,7 +150,7 @@ fn expected_shift(kind: Kind, size: u8, a: u64, count: u8, flags: u64) -> (u64, 
     let count = count & if size == 8 { 63 } else { 31 };
     let (top, mut value, mut carry) = (8 * u32::from(size) - 1, a, flags & CF != 0);
     for _ in 0..count {
-        let (msb, lsb) = (value >> top & 1, value & 1);
+        let (msb, lsb) = ((value >> top) & 1, value & 1);
         let carry_in = u64::from(carry);
         let left = matches!(kind, Kind::Rol | Kind::Rcl | Kind::Shl | Kind::Sal);
         carry = if left { msb } else { lsb } != 0;
@@ -161,9 +161,9 @@ fn expected_shift(kind: Kind, size: u8, a: u64, count: u8, flags: u64) -> (u64, 
             _ => 0,
         };
         value = if left {
-            value << 1 & mask(size) | fill
+            (value << 1) & mask(size) | fill
         } else {
-            value >> 1 | fill << top
+            (value >> 1) | (fill << top)
         };
     }
     if count == 0 {
@@ -175,7 +175,7 @@ fn expected_shift(kind: Kind, size: u8, a: u64, count: u8, flags: u64) -> (u64, 
     }
     if count == 1 {
         // Overflow: the sign has changed. SAR cannot change it.
-        new = with(new, &[(OF, (a ^ value) >> top & 1 != 0)]);
+        new = with(new, &[(OF, ((a ^ value) >> top) & 1 != 0)]);
     }
     (value, new)
 }
@@ -224,19 +224,19 @@ fn double_shifts() {
             let (mut value, mut fill, mut carry) = (a, b, false);
             for _ in 0..count {
                 if kind == Kind::Shld {
-                    carry = value >> top & 1 != 0;
-                    value = value << 1 & mask(size) | fill >> top & 1;
+                    carry = (value >> top) & 1 != 0;
+                    value = (value << 1) & mask(size) | (fill >> top) & 1;
                     fill <<= 1;
                 } else {
                     carry = value & 1 != 0;
-                    value = value >> 1 | (fill & 1) << top;
+                    value = (value >> 1) | ((fill & 1) << top);
                     fill >>= 1;
                 }
             }
             let mut new = with(flags, &result_flags(size, value));
             new = with(new, &[(CF, carry)]);
             if count == 1 {
-                new = with(new, &[(OF, (a ^ value) >> top & 1 != 0)]);
+                new = with(new, &[(OF, ((a ^ value) >> top) & 1 != 0)]);
             }
             assert_eq!(got, (value, new), "{kind:?} {size} {a:#x} {b:#x} {count}");
         }

@@ -45,7 +45,11 @@ pub(crate) fn random_bytes(rng: &mut Rng) -> [u8; 24] {
         13 => head.push([0xc4, 0xc5, 0x62, 0x8f][rng.below(4) as usize]),
         14 => {
             let vex = [0xc4, 0x62, 0x8f][rng.below(3) as usize];
-            head.extend([vex, 0xe0 | 1 + rng.below(3) as u8, 0x78 | rng.byte() & 0x87]);
+            head.extend([
+                vex,
+                0xe0 | (1 + rng.below(3) as u8),
+                0x78 | rng.byte() & 0x87,
+            ]);
         }
         _ => head.extend([0xc5, 0xf8 | rng.byte() & 7]),
     }

@@ -49,7 +49,7 @@ fn moves_between_memory_and_registers() {
     assert_eq!((end, regs.get(RAX)), (DONE, m.input));
     // mov ah, [rdi]
     let (_, regs, m) = long(&[0x8a, 0x27], &[(RDI, BASE), (RAX, u64::MAX)]);
-    assert_eq!(regs.get(RAX), u64::MAX & !0xff00 | m.read(BASE, 1) << 8);
+    assert_eq!(regs.get(RAX), u64::MAX & !0xff00 | (m.read(BASE, 1) << 8));
     // movzx eax, byte [rdi]; movsx rax, word [rdi]; movsxd rax, dword [rdi]; movbe eax, [rdi]
     let (_, regs, m) = long(&[0x0f, 0xb6, 0x07], &[(RDI, BASE + 40), (RAX, u64::MAX)]);
     assert_eq!(regs.get(RAX), m.read(BASE + 40, 1));

@@ -55,7 +55,7 @@ fn branches() {
     // loop, loopne and jcxz count at the width of the address size
     let (_, regs, _) = long(&[0xe2, 0x10], &[(RCX, 2)]);
     assert_eq!((regs.rip, regs.get(RCX)), (0x1012, 1));
-    let (_, regs, _) = long(&[0x67, 0xe2, 0x10], &[(RCX, 1 << 32 | 1)]);
+    let (_, regs, _) = long(&[0x67, 0xe2, 0x10], &[(RCX, (1 << 32) | 1)]);
     assert_eq!((regs.rip, regs.get(RCX)), (0x1003, 0));
     let (_, regs, _) = long(&[0x67, 0xe3, 0x10], &[(RCX, 1 << 32)]);
     assert_eq!(regs.rip, 0x1013);
@@ -225,7 +225,7 @@ fn products_and_quotients() {
 /// AL, AF and CF before; AL, AF and CF after: from the definition of the adjustments.
 #[test]
 fn decimal_adjustment_makes_sums_decimal() {
-    let bcd = |n: u64| n / 10 << 4 | n % 10;
+    let bcd = |n: u64| ((n / 10) << 4) | (n % 10);
     for a in 0..100u64 {
         for b in 0..100u64 {
             let (sum, flags) = alu(Kind::Add, bcd(a), bcd(b));
@@ -286,7 +286,7 @@ fn random_quotients_are_those_of_128_bits() {
     for _ in 0..20_000 {
         let by = rng.next() as i64 >> rng.below(64);
         let dividend =
-            (i128::from(rng.next() as i64) << 64 | i128::from(rng.next())) >> rng.below(128);
+            ((i128::from(rng.next() as i64) << 64) | i128::from(rng.next())) >> rng.below(128);
         let gpr = [
             (RAX, dividend as u64),
             (RDX, (dividend >> 64) as u64),
