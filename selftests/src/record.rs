@@ -114,6 +114,7 @@ pub fn call_struct(name: &str, nr: u64, r: Res, before: &[u8], out: &[u8]) {
             cpuid_lines(name, out)
         }
         kvm::GET_MSRS => {}
+        kvm::GET_SREGS => sregs_lines(out),
         _ => words(out, 32, |i, h| {
             line(&format!("{name}+{:03x}", i * 32), "", "0", &h)
         }),
@@ -141,5 +142,49 @@ fn cpuid_lines(name: &str, out: &[u8]) {
         {
             line(&key, "padding", &hex(&out[e + 28..e + 40]), "");
         }
+    }
+}
+
+/// One line for each register of `struct kvm_sregs`.
+fn sregs_lines(out: &[u8]) {
+    const SEGMENTS: [&str; 8] = ["cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt"];
+    const REST: [&str; 11] = [
+        "cr0",
+        "cr2",
+        "cr3",
+        "cr4",
+        "cr8",
+        "efer",
+        "apic_base",
+        "pending0",
+        "pending1",
+        "pending2",
+        "pending3",
+    ];
+    let at = |o: usize, n: usize| {
+        let b = out.get(o..o + n).unwrap_or(&[]);
+        b.iter().rev().fold(0u64, |v, x| v << 8 | u64::from(*x))
+    };
+    for (i, name) in SEGMENTS.iter().enumerate() {
+        let o = 24 * i;
+        let hidden: Vec<u64> = (14..24).map(|k| at(o + k, 1)).collect();
+        let v = format!(
+            "{:x} {:x} {:x} {hidden:x?}",
+            at(o + 12, 2),
+            at(o, 8),
+            at(o + 8, 4)
+        );
+        line("GET_SREGS", name, "0", &v);
+    }
+    for (name, o) in [("gdt", 192), ("idt", 208)] {
+        line(
+            "GET_SREGS",
+            name,
+            "0",
+            &format!("{:x} {:x} {:x}", at(o, 8), at(o + 8, 2), at(o + 10, 6)),
+        );
+    }
+    for (i, name) in REST.iter().enumerate() {
+        line("GET_SREGS", name, "0", &format!("{:x}", at(224 + 8 * i, 8)));
     }
 }

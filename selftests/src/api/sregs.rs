@@ -33,9 +33,10 @@ fn attempt(c: &Vcpu, change: impl FnOnce(&mut kvm_sregs)) -> Result<i32, i32> {
     let mut s = before;
     change(&mut s);
     let r = c.fd.give(SET_SREGS, &s);
+    let after = c.sregs();
     if r.is_err() {
         eq!(
-            bytes_of(&c.sregs()),
+            bytes_of(&after),
             bytes_of(&before),
             "a refused call changes nothing"
         );
