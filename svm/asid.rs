@@ -37,7 +37,11 @@ pub enum Tlb {
 impl CpuAsids {
     /// A CPU with the identifiers 1 to `count - 1`. The first entry on it flushes everything.
     pub const fn new(count: u32) -> Self {
-        Self { generation: 1, next: count, max: count.saturating_sub(1) }
+        Self {
+            generation: 1,
+            next: count,
+            max: count.saturating_sub(1),
+        }
     }
 
     /// The identifier for an entry of `vcpu` on this CPU (number `cpu`), and the flush the entry needs. `stale`: the vCPU's
@@ -56,7 +60,11 @@ impl CpuAsids {
             self.next = 1;
             tlb = Tlb::FlushAll;
         }
-        *vcpu = VcpuAsid { asid: self.next, cpu, generation: self.generation };
+        *vcpu = VcpuAsid {
+            asid: self.next,
+            cpu,
+            generation: self.generation,
+        };
         self.next = self.next.saturating_add(1);
         tlb
     }

@@ -53,5 +53,8 @@ fn runs_again_without_a_flush() {
     }
     assert_eq!(vcpu.asid, asid);
     assert_eq!(cpu.assign(&mut vcpu, 0, true, false), Tlb::Keep);
-    assert_ne!(vcpu.asid, asid, "without flush-by-ASID a stale vCPU gets a fresh identifier");
+    assert_ne!(
+        vcpu.asid, asid,
+        "without flush-by-ASID a stale vCPU gets a fresh identifier"
+    );
 }

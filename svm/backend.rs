@@ -11,11 +11,10 @@ use super::features::{Disabled, Features, Refusal};
 use super::insn::{self, HostSave, VmcbPage};
 use super::vmcb::{event, intercept, tlb, vintr, Vmcb, VmcbSeg};
 use crate::hv::backend::{Backend, Flow, Inject, Shadow, SysSeg, Table};
-use crate::sys::params;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::npt::{Npt, NptConfig};
-use crate::mmu::vm_mmu::MmuConfig;
 use crate::mmu::slots::FLAG_READONLY;
+use crate::mmu::vm_mmu::MmuConfig;
 use crate::mmu::Level;
 use crate::model::cr::efer;
 use crate::model::event::{vector as exception, Kind, Vectoring};
@@ -25,6 +24,7 @@ use crate::model::regs::{rflags, Seg, Segment, TableReg, RAX, RSP};
 use crate::sys::cpu::{self, IrqOff, PreemptOff};
 use crate::sys::global::{clear_at_unload, Global, PerCpu};
 use crate::sys::page::Pages;
+use crate::sys::params;
 use crate::sys::switch::Switch;
 use crate::sys::virt::CpuVirt;
 
@@ -115,7 +115,8 @@ fn allow_msr(map: &mut [u8], msr: u32) {
     };
     let n = msr.wrapping_sub(first) as usize;
     if let Some(byte) = map.get_mut(base.wrapping_add(n / 4)) {
-        *byte &= !(3 << (n % 4 * 2));
+        // Two bits an MSR: RDMSR, WRMSR.
+        *byte &= !(3u8.wrapping_shl((n as u32 & 3).wrapping_mul(2)));
     }
 }
 
@@ -124,8 +125,14 @@ impl CpuVirt for Svm {
 
     fn online(preempt: &PreemptOff) -> Result {
         let shared = SHARED.get()?;
-        shared.host_save.get(preempt.cpu() as usize).ok_or(EIO)?.activate(preempt);
-        shared.asids.reset(preempt, CpuAsids::new(shared.features.asids));
+        shared
+            .host_save
+            .get(preempt.cpu() as usize)
+            .ok_or(EIO)?
+            .activate(preempt);
+        shared
+            .asids
+            .reset(preempt, CpuAsids::new(shared.features.asids));
         Ok(())
     }
 
@@ -152,7 +159,9 @@ impl Backend for Svm {
         };
         let features = Features::negotiate(ebx, edx, disabled).map_err(|refusal| {
             match refusal {
-                Refusal::NoNpt => pr_err!("the CPU has no nested paging (or it is turned off), which Lodge needs\n"),
+                Refusal::NoNpt => pr_err!(
+                    "the CPU has no nested paging (or it is turned off), which Lodge needs\n"
+                ),
                 Refusal::NoAsids => pr_err!("the CPU reports no address-space identifiers\n"),
             }
             EOPNOTSUPP
@@ -196,7 +205,11 @@ impl Backend for Svm {
         let gib_pages = cpu::cpuid(0x8000_0001, 0)[3] >> 26 & 1 != 0;
         MmuConfig {
             format: NptConfig { encryption_mask: 0 },
-            root_level: if cpu::five_level() { Level::L256T } else { Level::L512G },
+            root_level: if cpu::five_level() {
+                Level::L256T
+            } else {
+                Level::L512G
+            },
             max_leaf: if gib_pages { Level::L1G } else { Level::L2M },
             phys_bits,
             slot_flags: FLAG_READONLY,
@@ -273,7 +286,12 @@ impl Backend for Svm {
         let Some(mut asids) = shared.asids.get(irq) else {
             return code::INVALID;
         };
-        let flush = asids.assign(&mut hw.asid, preempt.cpu(), hw.stale, hw.features.flush_by_asid);
+        let flush = asids.assign(
+            &mut hw.asid,
+            preempt.cpu(),
+            hw.stale,
+            hw.features.flush_by_asid,
+        );
         shared.asids.set(irq, asids);
         hw.stale = false;
 
@@ -331,7 +349,12 @@ impl Backend for Svm {
             _ => {}
         }
         let error = (info & event::ERROR != 0).then_some((info >> 32) as u32);
-        Some(Vectoring { kind, vector, error, insn_len: 0 })
+        Some(Vectoring {
+            kind,
+            vector,
+            error,
+            insn_len: 0,
+        })
     }
 
     fn flush_tlb(hw: &mut Hw) {
@@ -339,7 +362,7 @@ impl Backend for Svm {
     }
 
     fn segment(hw: &mut Hw, seg: Seg) -> Segment {
-        let mut s = hw.save().segs.get(seg as usize).copied().unwrap_or_default().get();
+        let mut s = hw.save().seg_mut(seg).get();
         match seg {
             // The CPU keeps the granularity bit of CS only as far as the limit shows it.
             Seg::Cs => s.attr = s.attr.with_g(s.limit > 0xfffff),
@@ -352,9 +375,7 @@ impl Backend for Svm {
 
     fn set_segment(hw: &mut Hw, seg: Seg, value: Segment) {
         let save = hw.save();
-        if let Some(slot) = save.segs.get_mut(seg as usize) {
-            *slot = VmcbSeg::from(value);
-        }
+        *save.seg_mut(seg) = VmcbSeg::from(value);
         if seg == Seg::Ss {
             save.cpl = value.attr.dpl();
         }
@@ -382,12 +403,19 @@ impl Backend for Svm {
             Table::Gdt => save.gdtr,
             Table::Idt => save.idtr,
         };
-        TableReg { base: t.base, limit: t.limit as u16 }
+        TableReg {
+            base: t.base,
+            limit: t.limit as u16,
+        }
     }
 
     fn set_table(hw: &mut Hw, table: Table, value: TableReg) {
         let save = hw.save();
-        let t = VmcbSeg { base: value.base, limit: value.limit.into(), ..VmcbSeg::default() };
+        let t = VmcbSeg {
+            base: value.base,
+            limit: value.limit.into(),
+            ..VmcbSeg::default()
+        };
         match table {
             Table::Gdt => save.gdtr = t,
             Table::Idt => save.idtr = t,
@@ -442,8 +470,8 @@ impl Backend for Svm {
             HwMsr::Cstar => save.cstar,
             HwMsr::Fmask => save.sfmask,
             HwMsr::KernelGsBase => save.kernel_gs_base,
-            HwMsr::FsBase => save.segs[Seg::Fs as usize].base,
-            HwMsr::GsBase => save.segs[Seg::Gs as usize].base,
+            HwMsr::FsBase => save.seg_mut(Seg::Fs).base,
+            HwMsr::GsBase => save.seg_mut(Seg::Gs).base,
             HwMsr::SysenterCs => save.sysenter_cs,
             HwMsr::SysenterEsp => save.sysenter_esp,
             HwMsr::SysenterEip => save.sysenter_eip,
@@ -462,8 +490,8 @@ impl Backend for Svm {
             HwMsr::Cstar => save.cstar = value,
             HwMsr::Fmask => save.sfmask = value,
             HwMsr::KernelGsBase => save.kernel_gs_base = value,
-            HwMsr::FsBase => save.segs[Seg::Fs as usize].base = value,
-            HwMsr::GsBase => save.segs[Seg::Gs as usize].base = value,
+            HwMsr::FsBase => save.seg_mut(Seg::Fs).base = value,
+            HwMsr::GsBase => save.seg_mut(Seg::Gs).base = value,
             HwMsr::SysenterCs => save.sysenter_cs = value,
             HwMsr::SysenterEsp => save.sysenter_esp = value,
             HwMsr::SysenterEip => save.sysenter_eip = value,
@@ -486,7 +514,10 @@ impl Backend for Svm {
 
     fn shadow(hw: &mut Hw) -> Shadow {
         let on = hw.control().int_state & 1 != 0;
-        Shadow { sti: on, mov_ss: on }
+        Shadow {
+            sti: on,
+            mov_ss: on,
+        }
     }
 
     fn set_shadow(hw: &mut Hw, shadow: Shadow) {
@@ -501,7 +532,11 @@ impl Backend for Svm {
                 event::EXCEPTION | error | u64::from(e.vector)
             }
             Inject::Interrupt(i) => {
-                let kind = if i.soft { event::SOFT } else { event::INTERRUPT };
+                let kind = if i.soft {
+                    event::SOFT
+                } else {
+                    event::INTERRUPT
+                };
                 kind | u64::from(i.vector)
             }
             Inject::Nmi => {

@@ -99,7 +99,12 @@ impl IoInfo {
         } else {
             4
         };
-        Self { port: (info >> 16) as u16, input: info & 1 != 0, string: info & 1 << 2 != 0, size }
+        Self {
+            port: (info >> 16) as u16,
+            input: info & 1 != 0,
+            string: info & 1 << 2 != 0,
+            size,
+        }
     }
 }
 
@@ -110,10 +115,34 @@ mod tests {
     #[test]
     fn io_info() {
         let i = IoInfo::decode(0x03f8_0000 | 1 << 4);
-        assert_eq!(i, IoInfo { port: 0x3f8, input: false, string: false, size: 1 });
+        assert_eq!(
+            i,
+            IoInfo {
+                port: 0x3f8,
+                input: false,
+                string: false,
+                size: 1
+            }
+        );
         let i = IoInfo::decode(0x0cfc_0000 | 1 << 6 | 1);
-        assert_eq!(i, IoInfo { port: 0xcfc, input: true, string: false, size: 4 });
+        assert_eq!(
+            i,
+            IoInfo {
+                port: 0xcfc,
+                input: true,
+                string: false,
+                size: 4
+            }
+        );
         let i = IoInfo::decode(0x01f0_0000 | 1 << 5 | 1 | 1 << 2 | 1 << 3);
-        assert_eq!(i, IoInfo { port: 0x1f0, input: true, string: true, size: 2 });
+        assert_eq!(
+            i,
+            IoInfo {
+                port: 0x1f0,
+                input: true,
+                string: true,
+                size: 2
+            }
+        );
     }
 }

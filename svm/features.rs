@@ -74,14 +74,25 @@ mod tests {
         assert!(tcg.is_ok_and(|f| f.npt && !f.nrip_save && !f.flush_by_asid && f.asids == 16));
         // Bochs ryzen: NPT, LBR, NRIP save, flush by ASID, pause filter.
         let ryzen = Features::negotiate(64, 1 | 2 | 8 | 0x40 | 0x400, Disabled::default());
-        assert!(ryzen.is_ok_and(|f| f.nrip_save && f.flush_by_asid && f.pause_filter && !f.clean_bits));
+        assert!(
+            ryzen.is_ok_and(|f| f.nrip_save && f.flush_by_asid && f.pause_filter && !f.clean_bits)
+        );
     }
 
     #[test]
     fn refusals() {
-        assert_eq!(Features::negotiate(16, 0, Disabled::default()), Err(Refusal::NoNpt));
-        let off = Disabled { npt: true, ..Disabled::default() };
+        assert_eq!(
+            Features::negotiate(16, 0, Disabled::default()),
+            Err(Refusal::NoNpt)
+        );
+        let off = Disabled {
+            npt: true,
+            ..Disabled::default()
+        };
         assert_eq!(Features::negotiate(16, 1, off), Err(Refusal::NoNpt));
-        assert_eq!(Features::negotiate(1, 1, Disabled::default()), Err(Refusal::NoAsids));
+        assert_eq!(
+            Features::negotiate(1, 1, Disabled::default()),
+            Err(Refusal::NoAsids)
+        );
     }
 }

@@ -63,7 +63,12 @@ fn rare(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
         code::TASK_SWITCH => Ok(cx.emulation_failed(&[])),
         code::VMMCALL => after(cx, Kind::Vmmcall, |cx, len| Ok(cx.hypercall(len))),
         // SVM, MONITOR and RDPRU are not offered to the guest; neither is a hypercall yet.
-        code::RSM | code::INVLPGA | code::VMRUN | code::VMLOAD..=code::SKINIT | code::MONITOR..=code::MWAIT_ARMED | code::RDPRU => {
+        code::RSM
+        | code::INVLPGA
+        | code::VMRUN
+        | code::VMLOAD..=code::SKINIT
+        | code::MONITOR..=code::MWAIT_ARMED
+        | code::RDPRU => {
             cx.raise(Exception::undefined());
             Ok(Flow::Resume)
         }
@@ -85,7 +90,11 @@ fn skip(cx: &mut Cx<'_>, len: u8) -> Result<Flow> {
 
 /// Runs `then` with the length of the intercepted instruction: from the CPU where it tells, else by decoding. What is found at
 /// RIP must be the instruction that was intercepted: another CPU may have changed it, and then it is executed anew.
-fn after(cx: &mut Cx<'_>, kind: Kind, then: impl FnOnce(&mut Cx<'_>, u8) -> Result<Flow>) -> Result<Flow> {
+fn after(
+    cx: &mut Cx<'_>,
+    kind: Kind,
+    then: impl FnOnce(&mut Cx<'_>, u8) -> Result<Flow>,
+) -> Result<Flow> {
     let (rip, nrip_save) = (cx.state.switch.regs.rip, cx.state.hw.features.nrip_save);
     let next = cx.state.hw.control().next_rip;
     if nrip_save && next != 0 {

@@ -52,7 +52,10 @@ pub(crate) struct HostSave {
 impl HostSave {
     /// Allocates both.
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self { vmrun: Pages::new()?, vmload: Pages::new()? })
+        Ok(Self {
+            vmrun: Pages::new()?,
+            vmload: Pages::new()?,
+        })
     }
 
     /// Tells this CPU where VMRUN keeps the host's state.

@@ -4,7 +4,7 @@
 
 use core::mem::{offset_of, size_of};
 
-use crate::model::regs::{Attr, Segment};
+use crate::model::regs::{Attr, Seg, Segment};
 
 /// A segment register as the state-save area holds it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,12 +23,22 @@ pub struct VmcbSeg {
 impl VmcbSeg {
     /// As the model's type.
     pub const fn get(self) -> Segment {
-        Segment { base: self.base, limit: self.limit, selector: self.selector, attr: Attr::from_svm(self.attrib) }
+        Segment {
+            base: self.base,
+            limit: self.limit,
+            selector: self.selector,
+            attr: Attr::from_svm(self.attrib),
+        }
     }
 
     /// From the model's type.
     pub const fn from(s: Segment) -> Self {
-        Self { selector: s.selector, attrib: s.attr.to_svm(), limit: s.limit, base: s.base }
+        Self {
+            selector: s.selector,
+            attrib: s.attr.to_svm(),
+            limit: s.limit,
+            base: s.base,
+        }
     }
 }
 
@@ -165,6 +175,21 @@ pub struct Save {
     /// Last branch records.
     pub last_branch: [u64; 4],
     reserved7: [u8; 0x968],
+}
+
+impl Save {
+    /// A segment register.
+    pub fn seg_mut(&mut self, seg: Seg) -> &mut VmcbSeg {
+        let [es, cs, ss, ds, fs, gs] = &mut self.segs;
+        match seg {
+            Seg::Es => es,
+            Seg::Cs => cs,
+            Seg::Ss => ss,
+            Seg::Ds => ds,
+            Seg::Fs => fs,
+            Seg::Gs => gs,
+        }
+    }
 }
 
 /// A VMCB: one page.

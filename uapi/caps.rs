@@ -11,7 +11,9 @@ pub(crate) const MEMORY_FLAGS: u32 = KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY;
 
 /// CHECK_EXTENSION; 0 for what is not there, and for numbers that mean nothing.
 pub(crate) fn check(cap: usize) -> isize {
-    let Ok(cap) = u32::try_from(cap) else { return 0 };
+    let Ok(cap) = u32::try_from(cap) else {
+        return 0;
+    };
     match cap {
         KVM_CAP_USER_MEMORY
         | KVM_CAP_USER_MEMORY2

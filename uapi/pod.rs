@@ -38,7 +38,6 @@ pod! {
     kvm_xcrs = 4 + 4 + 16 * 16 + 16 * 8;
 }
 
-
 /// The head of `kvm_msrs`, `kvm_cpuid2` and the like: a count, and a word that is ignored.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -49,7 +48,9 @@ pub(crate) struct Header {
     pub(crate) pad: u32,
 }
 
-const _: () = assert!(size_of::<kvm_msrs>() == size_of::<Header>() && size_of::<kvm_cpuid2>() == size_of::<Header>());
+const _: () = assert!(
+    size_of::<kvm_msrs>() == size_of::<Header>() && size_of::<kvm_cpuid2>() == size_of::<Header>()
+);
 
 // SAFETY: two integers.
 unsafe impl FromBytes for Header {}

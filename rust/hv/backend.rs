@@ -105,7 +105,12 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
 
     /// Runs the guest until its next exit; general registers, RIP and RFLAGS go in and out through `switch`.
     /// Exceptions, interrupts and NMIs of the host that ended the run are taken, or are pending, at return.
-    fn enter(hw: &mut Self::Hw, resident: &Self::Resident, switch: &mut Switch, irq: &IrqOff) -> Self::Exit;
+    fn enter(
+        hw: &mut Self::Hw,
+        resident: &Self::Resident,
+        switch: &mut Switch,
+        irq: &IrqOff,
+    ) -> Self::Exit;
     /// Deals with an exit.
     fn handle(cx: &mut Loaded<'_, Self>, exit: Self::Exit) -> Result<Flow>;
     /// What the CPU was delivering when it exited (EXITINTINFO, IDT-vectoring information). Called right after each exit;

@@ -18,7 +18,8 @@ use crate::uapi::pod::Header;
 pub(crate) fn execute<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flow> {
     refresh(cx)?;
     let regs = &mut cx.state.switch.regs;
-    let [eax, ebx, ecx, edx] = cpuid::execute(&cx.state.cpuid, regs.get(RAX) as u32, regs.get(RCX) as u32).regs;
+    let [eax, ebx, ecx, edx] =
+        cpuid::execute(&cx.state.cpuid, regs.get(RAX) as u32, regs.get(RCX) as u32).regs;
     regs.set(RAX, eax.into());
     regs.set(RBX, ebx.into());
     regs.set(RCX, ecx.into());
@@ -39,14 +40,27 @@ fn shown<B: Backend>(cx: &Loaded<'_, B>) -> Shown {
 fn refresh<B: Backend>(cx: &mut Loaded<'_, B>) -> Result {
     if cx.state.cpuid_dirty {
         let now = shown(cx);
-        cpuid::refresh(&mut cx.state.cpuid, &mut cx.state.features, host::caps()?, &now);
+        cpuid::refresh(
+            &mut cx.state.cpuid,
+            &mut cx.state.features,
+            host::caps()?,
+            &now,
+        );
         cx.state.cpuid_dirty = false;
     }
     Ok(())
 }
 
 fn entry_from(e: &kvm_cpuid_entry2) -> Entry {
-    Entry { function: e.function, index: e.index, flags: e.flags, eax: e.eax, ebx: e.ebx, ecx: e.ecx, edx: e.edx }
+    Entry {
+        function: e.function,
+        index: e.index,
+        flags: e.flags,
+        eax: e.eax,
+        ebx: e.ebx,
+        ecx: e.ecx,
+        edx: e.edx,
+    }
 }
 
 fn entry_to(e: &Entry) -> kvm_cpuid_entry2 {
@@ -80,7 +94,13 @@ pub(crate) fn get_supported(arg: usize) -> Result<isize> {
         Ok(())
     })?;
     user::put_slice(user::after(arg, HEADER)?, &entries)?;
-    user::put(arg, &Header { count: entries.len() as u32, pad: header.pad })?;
+    user::put(
+        arg,
+        &Header {
+            count: entries.len() as u32,
+            pad: header.pad,
+        },
+    )?;
     Ok(0)
 }
 
@@ -90,7 +110,8 @@ pub(crate) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isiz
     if header.count as usize > MAX_ENTRIES {
         return Err(E2BIG);
     }
-    let raw: KVVec<kvm_cpuid_entry2> = user::get_slice(user::after(arg, HEADER)?, header.count as usize)?;
+    let raw: KVVec<kvm_cpuid_entry2> =
+        user::get_slice(user::after(arg, HEADER)?, header.count as usize)?;
     let mut entries = KVec::with_capacity(raw.len(), GFP_KERNEL_ACCOUNT)?;
     for e in raw.iter() {
         entries.push(entry_from(e), GFP_KERNEL_ACCOUNT)?;
@@ -101,7 +122,11 @@ pub(crate) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isiz
         let mut features = cx.state.features;
         cpuid::refresh(&mut entries, &mut features, caps, &now);
         refresh(cx)?;
-        return if entries[..] == cx.state.cpuid[..] { Ok(0) } else { Err(EINVAL) };
+        return if entries[..] == cx.state.cpuid[..] {
+            Ok(0)
+        } else {
+            Err(EINVAL)
+        };
     }
     cpuid::check_set(&entries).map_err(|e| match e {
         BadCpuid::LinearWidth => EINVAL,
@@ -118,7 +143,13 @@ pub(crate) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isiz
     let header: Header = user::get(arg)?;
     refresh(cx)?;
     let count = cx.state.cpuid.len();
-    user::put(arg, &Header { count: count as u32, pad: header.pad })?;
+    user::put(
+        arg,
+        &Header {
+            count: count as u32,
+            pad: header.pad,
+        },
+    )?;
     if (header.count as usize) < count {
         return Err(E2BIG);
     }

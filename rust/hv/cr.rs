@@ -29,7 +29,10 @@ impl<B: Backend> Loaded<'_, B> {
     /// Reads the four PDPTEs of PAE paging below `cr3` and checks them; None: one is not valid.
     pub(crate) fn read_pdptrs(&mut self, cr3: u64) -> Option<[u64; 4]> {
         let mut bytes = [0u8; 32];
-        self.vm.mmu.read_guest(Gpa(cr3 & 0xffff_ffe0), &mut bytes).ok()?;
+        self.vm
+            .mmu
+            .read_guest(Gpa(cr3 & 0xffff_ffe0), &mut bytes)
+            .ok()?;
         let reserved = self.state.features.limits().gpa_reserved | 0x1e6;
         let mut pdptrs = [0u64; 4];
         for (p, b) in pdptrs.iter_mut().zip(bytes.chunks_exact(8)) {
@@ -125,7 +128,8 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Debug register `n` as the guest reads it.
     pub(crate) fn read_dr(&mut self, n: u8) -> Result<u64, Refused> {
-        let register = cr::debug_register(n, self.state.controls.cr4).ok_or_else(Exception::undefined)?;
+        let register =
+            cr::debug_register(n, self.state.controls.cr4).ok_or_else(Exception::undefined)?;
         self.check_general_detect()?;
         let c = &self.state.controls;
         Ok(match register {
@@ -137,7 +141,8 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// The guest writes debug register `n`.
     pub(crate) fn write_dr(&mut self, n: u8, value: u64) -> Result<(), Refused> {
-        let register = cr::debug_register(n, self.state.controls.cr4).ok_or_else(Exception::undefined)?;
+        let register =
+            cr::debug_register(n, self.state.controls.cr4).ok_or_else(Exception::undefined)?;
         self.check_general_detect()?;
         let limits = *self.state.features.limits();
         let c = &mut self.state.controls;

@@ -68,5 +68,11 @@ pub(crate) fn load<B: Backend>() -> Result<Loaded> {
     let shown = params::Shown::new(B::INTEL)?;
     let node = DevKvm::register::<Device<B>>()?;
     pr_info!("Lodge, {}\n", B::VENDOR);
-    Ok(Loaded { _node: node, _shown: shown, _virt: virt, _sched: sched, _globals: globals })
+    Ok(Loaded {
+        _node: node,
+        _shown: shown,
+        _virt: virt,
+        _sched: sched,
+        _globals: globals,
+    })
 }

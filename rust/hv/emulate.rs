@@ -62,7 +62,9 @@ impl<B: Backend> Loaded<'_, B> {
     /// Steps the stored job on until it ends or user space has to do something.
     pub(crate) fn drive_job(&mut self, mut answer: Answer) -> Result<Flow> {
         for _ in 0..MAX_STEPS {
-            let Some(job) = self.state.job.as_mut() else { return Err(self.vm.kill("no emulator job")) };
+            let Some(job) = self.state.job.as_mut() else {
+                return Err(self.vm.kill("no emulator job"));
+            };
             let need = job.step(answer);
             match self.meet(need) {
                 Met::Answer(a) => answer = a,
@@ -90,9 +92,18 @@ impl<B: Backend> Loaded<'_, B> {
             Need::CmpXchg { at, len, old, new } => self.exchange(at, len, old, new),
             Need::In { port, size, count } => {
                 self.run.io(true, port, size, count.into());
-                Met::User(if count == 1 { JobWait::PortValue { size } } else { JobWait::Done })
+                Met::User(if count == 1 {
+                    JobWait::PortValue { size }
+                } else {
+                    JobWait::Done
+                })
             }
-            Need::Out { port, size, count, value } => {
+            Need::Out {
+                port,
+                size,
+                count,
+                value,
+            } => {
                 self.run.io(false, port, size, count.into());
                 if count == 1 {
                     self.set_port_value(value, size);
@@ -130,12 +141,13 @@ impl<B: Backend> Loaded<'_, B> {
             Need::WriteCr { cr, value } => ack(self.write_cr(cr, value)),
             Need::ReadDr { dr } => value(self.read_dr(dr)),
             Need::WriteDr { dr, value } => ack(self.write_dr(dr, value)),
-            Need::ReadMsr { index } => {
-                value(self.read_msr(index, Who::Guest).map_err(|_| Exception::protection(0)))
-            }
-            Need::WriteMsr { index, value } => {
-                ack(self.write_msr(index, value, Who::Guest).map_err(|_| Exception::protection(0)))
-            }
+            Need::ReadMsr { index } => value(
+                self.read_msr(index, Who::Guest)
+                    .map_err(|_| Exception::protection(0)),
+            ),
+            Need::WriteMsr { index, value } => ack(self
+                .write_msr(index, value, Who::Guest)
+                .map_err(|_| Exception::protection(0))),
             Need::Invlpg { .. } => {
                 B::flush_tlb(&mut self.state.hw);
                 Answer::Ack
@@ -153,11 +165,18 @@ impl<B: Backend> Loaded<'_, B> {
     /// The guest-physical address of a data access; a fault is answered to the emulator.
     fn translate_data(&mut self, at: u64, write: bool) -> Result<u64, Met> {
         let user = B::cpl(&mut self.state.hw) == 3;
-        let access = Access { write, fetch: false, user, implicit: false };
-        self.translate(at, access).map(|t| t.gpa).map_err(|e| match e {
-            Some(e) => Met::Answer(Answer::Fault(e)),
-            None => Met::End(self.emulation_failed(&[])),
-        })
+        let access = Access {
+            write,
+            fetch: false,
+            user,
+            implicit: false,
+        };
+        self.translate(at, access)
+            .map(|t| t.gpa)
+            .map_err(|e| match e {
+                Some(e) => Met::Answer(Answer::Fault(e)),
+                None => Met::End(self.emulation_failed(&[])),
+            })
     }
 
     fn is_ram(&self, gpa: u64, write: bool) -> bool {
@@ -208,7 +227,8 @@ impl<B: Backend> Loaded<'_, B> {
             };
         }
         // A device has no atomic accesses: the new value is written to it.
-        self.run.mmio(gpa, len.min(8), Some((new as u64).to_le_bytes()));
+        self.run
+            .mmio(gpa, len.min(8), Some((new as u64).to_le_bytes()));
         Met::User(JobWait::MmioExchanged)
     }
 
@@ -223,7 +243,9 @@ impl<B: Backend> Loaded<'_, B> {
         let mut bytes = [0u8; 64];
         while left > 0 {
             let n = left.min(bytes.len());
-            let Some(part) = bytes.get_mut(..n) else { break };
+            let Some(part) = bytes.get_mut(..n) else {
+                break;
+            };
             let moved = if to_memory {
                 self.run.pages.read(pio, part);
                 self.vm.mmu.write_guest(Gpa(gpa), part)
@@ -253,8 +275,14 @@ impl<B: Backend> Loaded<'_, B> {
         self.take_progress();
         let shadow = match done.shadow {
             job::Shadow::None => Shadow::default(),
-            job::Shadow::Sti => Shadow { sti: true, mov_ss: false },
-            job::Shadow::MovSs => Shadow { sti: false, mov_ss: true },
+            job::Shadow::Sti => Shadow {
+                sti: true,
+                mov_ss: false,
+            },
+            job::Shadow::MovSs => Shadow {
+                sti: false,
+                mov_ss: true,
+            },
         };
         if !done.repeat {
             B::set_shadow(&mut self.state.hw, shadow);
@@ -284,7 +312,8 @@ impl<B: Backend> Loaded<'_, B> {
                 *word = chunk.try_into().map_or(0, u64::from_le_bytes);
             }
         }
-        self.run.internal_error(uapi::KVM_INTERNAL_ERROR_EMULATION, &words);
+        self.run
+            .internal_error(uapi::KVM_INTERNAL_ERROR_EMULATION, &words);
         Flow::User
     }
 }

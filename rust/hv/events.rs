@@ -32,7 +32,11 @@ impl<B: Backend> Loaded<'_, B> {
         let plan = self.state.events.plan(&gates);
         match plan.next {
             Next::None | Next::Acknowledge => {}
-            Next::Exception { exception, fresh, set_rf } => {
+            Next::Exception {
+                exception,
+                fresh,
+                set_rf,
+            } => {
                 if fresh {
                     self.apply_payload(&exception);
                 }

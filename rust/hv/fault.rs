@@ -10,8 +10,15 @@ use crate::mmu::SecondStageFault;
 use crate::uapi;
 
 /// Maps the page, or emulates the access to a device.
-pub(crate) fn second_stage<B: Backend>(cx: &mut Loaded<'_, B>, fault: SecondStageFault) -> Result<Flow> {
-    match cx.vm.mmu.fault(&mut cx.state.cache, fault.gpa, fault.access)? {
+pub(crate) fn second_stage<B: Backend>(
+    cx: &mut Loaded<'_, B>,
+    fault: SecondStageFault,
+) -> Result<Flow> {
+    match cx
+        .vm
+        .mmu
+        .fault(&mut cx.state.cache, fault.gpa, fault.access)?
+    {
         FaultOutcome::Mapped | FaultOutcome::Retry => Ok(Flow::Resume),
         FaultOutcome::NoSlot | FaultOutcome::ReadonlyWrite => cx.emulate(),
         FaultOutcome::BadHva => Err(EFAULT),

@@ -30,7 +30,11 @@ impl<B: Backend> GuestMem for Physical<'_, B> {
     }
 
     fn cmpxchg(&self, gpa: u64, len: u8, old: u64, new: u64) -> Option<bool> {
-        self.0.mmu.cmpxchg_guest(Gpa(gpa), len.into(), old, new).ok().map(|r| r.is_ok())
+        self.0
+            .mmu
+            .cmpxchg_guest(Gpa(gpa), len.into(), old, new)
+            .ok()
+            .map(|r| r.is_ok())
     }
 }
 
@@ -64,7 +68,11 @@ impl<B: Backend> Loaded<'_, B> {
         let cr3 = B::cr3(&mut self.state.hw);
         let c = self.state.controls;
         let mode = self.mode();
-        let pdptrs = if mode.pae_paging() { self.read_pdptrs(cr3) } else { None };
+        let pdptrs = if mode.pae_paging() {
+            self.read_pdptrs(cr3)
+        } else {
+            None
+        };
         Paging {
             cr0: c.cr0,
             cr3,
@@ -80,12 +88,18 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Translates a linear address for an access. The fault is the guest's page fault, or None when the guest's page tables
     /// are not in memory.
-    pub(crate) fn translate(&mut self, linear: u64, access: Access) -> Result<Translation, Option<Exception>> {
+    pub(crate) fn translate(
+        &mut self,
+        linear: u64,
+        access: Access,
+    ) -> Result<Translation, Option<Exception>> {
         let paging = self.paging();
         for _ in 0..CONTENDED_WALKS {
             match gwalk::walk(&Physical(self.vm), &paging, linear, access) {
                 Ok(t) => return Ok(t),
-                Err(WalkError::PageFault { error }) => return Err(Some(Exception::page_fault(error, linear))),
+                Err(WalkError::PageFault { error }) => {
+                    return Err(Some(Exception::page_fault(error, linear)))
+                }
                 Err(WalkError::Memory { .. }) => return Err(None),
                 // Another vCPU keeps writing to the same entries.
                 Err(WalkError::Contended) => {}
@@ -96,13 +110,22 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Reads the bytes of the instruction at RIP, as many as can be read.
     pub(crate) fn fetch(&mut self) -> Fetched {
-        let mut fetched = Fetched { bytes: [0; MAX_INSN], len: 0, stopped: None };
+        let mut fetched = Fetched {
+            bytes: [0; MAX_INSN],
+            len: 0,
+            stopped: None,
+        };
         let user = B::cpl(&mut self.state.hw) == 3;
         let start = self.linear_rip();
         while fetched.len < MAX_INSN {
             let at = start.wrapping_add(fetched.len as u64);
-            let room = (0x1000 - (at & 0xfff)) as usize;
-            let access = Access { write: false, fetch: true, user, implicit: false };
+            let room = 0x1000u64.wrapping_sub(at & 0xfff) as usize;
+            let access = Access {
+                write: false,
+                fetch: true,
+                user,
+                implicit: false,
+            };
             let gpa = match self.translate(at, access) {
                 Ok(t) => t.gpa,
                 Err(e) => {
@@ -111,7 +134,9 @@ impl<B: Backend> Loaded<'_, B> {
                 }
             };
             let end = fetched.len.saturating_add(room).min(MAX_INSN);
-            let Some(part) = fetched.bytes.get_mut(fetched.len..end) else { break };
+            let Some(part) = fetched.bytes.get_mut(fetched.len..end) else {
+                break;
+            };
             if self.vm.mmu.read_guest(Gpa(gpa), part).is_err() {
                 break;
             }

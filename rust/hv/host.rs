@@ -16,13 +16,20 @@ static CAPS: Global<HostCaps> = Global::new();
 pub(crate) fn probe<B: Backend>() -> Result {
     let config = Config {
         host_xcr0: cpu::host_xcr0(),
-        tdp_levels: if B::mmu_config().root_level == Level::L256T { 5 } else { 4 },
+        tdp_levels: if B::mmu_config().root_level == Level::L256T {
+            5
+        } else {
+            4
+        },
         lapic: false,
         lfence_serializing: cpu::lfence_serializing(),
         null_seg_clears_base: cpu::null_seg_clears_base(),
         without: B::withheld(Caps::none()),
     };
-    CAPS.set(KBox::new(HostCaps::probe(&cpu::cpuid, &config), GFP_KERNEL)?);
+    CAPS.set(KBox::new(
+        HostCaps::probe(&cpu::cpuid, &config),
+        GFP_KERNEL,
+    )?);
     Ok(())
 }
 

@@ -50,7 +50,11 @@ impl<B: Backend> Loaded<'_, B> {
         let linear_rip = self.linear_rip();
         self.run.io(input, port, size, 1);
         if input {
-            self.state.pending = Pending::In { linear_rip, len, size };
+            self.state.pending = Pending::In {
+                linear_rip,
+                len,
+                size,
+            };
         } else {
             let value = self.state.switch.regs.get(RAX) as u32;
             self.set_port_value(value, size);
@@ -62,7 +66,9 @@ impl<B: Backend> Loaded<'_, B> {
     /// Puts one value into the PIO data page.
     pub(crate) fn set_port_value(&self, value: u32, size: u8) {
         let bytes = value.to_le_bytes();
-        self.run.pages.write(PIO_OFFSET, bytes.get(..usize::from(size)).unwrap_or(&bytes));
+        self.run
+            .pages
+            .write(PIO_OFFSET, bytes.get(..usize::from(size)).unwrap_or(&bytes));
     }
 
     /// Takes one value from the PIO data page.
@@ -81,7 +87,11 @@ impl<B: Backend> Loaded<'_, B> {
                 }
                 Ok(Flow::Resume)
             }
-            Pending::In { linear_rip, len, size } => {
+            Pending::In {
+                linear_rip,
+                len,
+                size,
+            } => {
                 if self.linear_rip() == linear_rip {
                     let value = self.port_value(size);
                     let old = self.state.switch.regs.get(RAX);
@@ -95,7 +105,8 @@ impl<B: Backend> Loaded<'_, B> {
                     JobWait::PortValue { size } => Answer::Value(self.port_value(size)),
                     JobWait::MmioValue { len } => {
                         let data = u64::from_le_bytes(self.run.mmio_data());
-                        let mask = u64::MAX >> 8u32.wrapping_mul(8u32.wrapping_sub(len.into())).min(56);
+                        let mask =
+                            u64::MAX >> 8u32.wrapping_mul(8u32.wrapping_sub(len.into())).min(56);
                         Answer::Value(data & mask)
                     }
                     JobWait::MmioExchanged => Answer::Exchanged(true),

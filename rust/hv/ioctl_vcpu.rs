@@ -13,7 +13,9 @@ use crate::model::regs::{self, Regs};
 use crate::sys::cpu;
 use crate::sys::file::FileObject;
 use crate::sys::fpu::FXSAVE_SIZE;
-use crate::uapi::{self, ioctl, kvm_fpu, kvm_interrupt, kvm_mp_state, kvm_regs, kvm_sregs, kvm_xcr, kvm_xcrs};
+use crate::uapi::{
+    self, ioctl, kvm_fpu, kvm_interrupt, kvm_mp_state, kvm_regs, kvm_sregs, kvm_xcr, kvm_xcrs,
+};
 
 /// What a vCPU's descriptor refers to. It keeps the VM alive.
 pub(crate) struct VcpuFile<B: Backend> {
@@ -71,7 +73,12 @@ fn dispatch<B: Backend>(cx: &mut Loaded<'_, B>, cmd: u32, arg: usize) -> Result<
         ioctl::SET_MSRS => return msr::set_msrs(cx, arg),
         ioctl::GET_XCRS => get_xcrs(cx, arg)?,
         ioctl::SET_XCRS => set_xcrs(cx, arg)?,
-        ioctl::GET_MP_STATE => user::put(arg, &kvm_mp_state { mp_state: cx.state.mp_state })?,
+        ioctl::GET_MP_STATE => user::put(
+            arg,
+            &kvm_mp_state {
+                mp_state: cx.state.mp_state,
+            },
+        )?,
         ioctl::SET_MP_STATE => set_mp_state(cx, user::get(arg)?)?,
         ioctl::INTERRUPT => {
             let i: kvm_interrupt = user::get(arg)?;
@@ -194,7 +201,11 @@ fn get_xcrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
     let mut out: KBox<kvm_xcrs> = KBox::new(kvm_xcrs::default(), GFP_KERNEL_ACCOUNT)?;
     out.nr_xcrs = 1;
     if let Some(x) = out.xcrs.first_mut() {
-        *x = kvm_xcr { xcr: 0, reserved: 0, value: cx.state.controls.xcr0 };
+        *x = kvm_xcr {
+            xcr: 0,
+            reserved: 0,
+            value: cx.state.controls.xcr0,
+        };
     }
     user::put(arg, &*out)
 }
@@ -207,7 +218,11 @@ fn set_xcrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
     }
     let limits = *cx.state.features.limits();
     // Only XCR0 means anything, and the first one found counts.
-    let given = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize).find(|x| x.xcr == 0);
+    let given = xcrs
+        .xcrs
+        .iter()
+        .take(xcrs.nr_xcrs as usize)
+        .find(|x| x.xcr == 0);
     if let Some(x) = given {
         let value = cr::check_xcr(0, x.value, &limits).map_err(|_| EINVAL)?;
         cx.set_xcr0(value);

@@ -27,11 +27,25 @@ impl<B: Backend> file::FileObject for Vm<B> {
                 if r.flags & !caps::MEMORY_FLAGS != 0 {
                     return Err(EINVAL);
                 }
-                set_memory(&vm, r.slot, r.flags, r.guest_phys_addr, r.memory_size, r.userspace_addr)
+                set_memory(
+                    &vm,
+                    r.slot,
+                    r.flags,
+                    r.guest_phys_addr,
+                    r.memory_size,
+                    r.userspace_addr,
+                )
             }
             ioctl::SET_USER_MEMORY_REGION2 => {
                 let r: kvm_userspace_memory_region2 = user::get(arg)?;
-                set_memory(&vm, r.slot, r.flags, r.guest_phys_addr, r.memory_size, r.userspace_addr)
+                set_memory(
+                    &vm,
+                    r.slot,
+                    r.flags,
+                    r.guest_phys_addr,
+                    r.memory_size,
+                    r.userspace_addr,
+                )
             }
             // Places for pages that this implementation does not need: real mode runs without them.
             ioctl::SET_TSS_ADDR => set_tss_addr(arg),
@@ -59,8 +73,21 @@ fn set_tss_addr(arg: usize) -> Result<isize> {
     Ok(0)
 }
 
-fn set_memory<B: Backend>(vm: &Vm<B>, slot: u32, flags: u32, gpa: u64, size: u64, hva: u64) -> Result<isize> {
-    vm.mmu.set_slot(&SlotRequest { slot, flags, gpa, size, hva })?;
+fn set_memory<B: Backend>(
+    vm: &Vm<B>,
+    slot: u32,
+    flags: u32,
+    gpa: u64,
+    size: u64,
+    hva: u64,
+) -> Result<isize> {
+    vm.mmu.set_slot(&SlotRequest {
+        slot,
+        flags,
+        gpa,
+        size,
+        hva,
+    })?;
     Ok(0)
 }
 
@@ -68,9 +95,17 @@ fn set_memory<B: Backend>(vm: &Vm<B>, slot: u32, flags: u32, gpa: u64, size: u64
 fn create_vcpu<B: Backend>(vm: &Arc<Vm<B>>, arg: usize) -> Result<isize> {
     let id = u32::try_from(arg).map_err(|_| EINVAL)?;
     vm.add_vcpu(id, |shared, table| {
-        let offset = table.tsc_offset.unwrap_or_else(|| 0u64.wrapping_sub(cpu::rdtsc()));
+        let offset = table
+            .tsc_offset
+            .unwrap_or_else(|| 0u64.wrapping_sub(cpu::rdtsc()));
         let vcpu = Vcpu::new(vm, id, shared, offset)?;
-        let fd = file::new_fd(Arc::new(VcpuFile { vm: vm.clone(), vcpu }, GFP_KERNEL_ACCOUNT)?)?;
+        let fd = file::new_fd(Arc::new(
+            VcpuFile {
+                vm: vm.clone(),
+                vcpu,
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?)?;
         table.tsc_offset = Some(offset);
         Ok(fd)
     })

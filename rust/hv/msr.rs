@@ -54,7 +54,14 @@ impl<B: Backend> Loaded<'_, B> {
     /// Writes an MSR for the guest or for user space.
     pub(crate) fn write_msr(&mut self, index: u32, value: u64, who: Who) -> Result<(), BadMsr> {
         let mode = self.mode();
-        match msr::write(&mut *self.state.msrs, index, value, who, &mode, &self.state.features) {
+        match msr::write(
+            &mut *self.state.msrs,
+            index,
+            value,
+            who,
+            &mode,
+            &self.state.features,
+        ) {
             Ok(Effect::Done) => {}
             Ok(Effect::Hw(msr, v)) => self.set_hw_msr(msr, v),
             Ok(Effect::Tsc(value)) => {
@@ -65,7 +72,9 @@ impl<B: Backend> Loaded<'_, B> {
                     msr::adjust_tsc(&mut *self.state.msrs, moved);
                 }
             }
-            Ok(Effect::TscOffset(by)) => self.set_tsc_offset(self.state.tsc_offset.wrapping_add(by)),
+            Ok(Effect::TscOffset(by)) => {
+                self.set_tsc_offset(self.state.tsc_offset.wrapping_add(by))
+            }
             Ok(Effect::CpuidDirty) => self.state.cpuid_dirty = true,
             Err(BadMsr::Unknown) if params::get().ignore_msrs => {}
             Err(e) => return Err(e),
@@ -143,7 +152,9 @@ pub(crate) fn index_list(arg: usize) -> Result<isize> {
     let room: u32 = user::get(arg)?;
     let mut list: KVVec<u32> = KVVec::new();
     let exists = |index: u32| cpu::rdmsr_safe(index).is_ok();
-    msr::index_list(host::caps()?, &exists, &mut |index| list.push(index, GFP_KERNEL_ACCOUNT))?;
+    msr::index_list(host::caps()?, &exists, &mut |index| {
+        list.push(index, GFP_KERNEL_ACCOUNT)
+    })?;
     user::put(arg, &(list.len() as u32))?;
     if (room as usize) < list.len() {
         return Err(E2BIG);

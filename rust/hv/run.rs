@@ -124,9 +124,17 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// A hypercall, in an instruction of `len` bytes: the guest asked, though none is offered.
     pub(crate) fn hypercall(&mut self, len: u8) -> Flow {
-        let error = if B::cpl(&mut self.state.hw) == 0 { uapi::KVM_ENOSYS } else { uapi::KVM_EPERM };
+        let error = if B::cpl(&mut self.state.hw) == 0 {
+            uapi::KVM_ENOSYS
+        } else {
+            uapi::KVM_EPERM
+        };
         let value = 0u64.wrapping_sub(error.into());
-        let value = if self.is_64bit() { value } else { value & 0xffff_ffff };
+        let value = if self.is_64bit() {
+            value
+        } else {
+            value & 0xffff_ffff
+        };
         self.state.switch.regs.set(RAX, value);
         self.skip(len);
         Flow::Resume

@@ -39,15 +39,27 @@ fn segment_from(s: &kvm_segment) -> Segment {
         s.db & 1 != 0,
         s.g & 1 != 0,
     );
-    Segment { base: s.base, limit: s.limit, selector: s.selector, attr: attr.with_unusable(s.unusable != 0) }
+    Segment {
+        base: s.base,
+        limit: s.limit,
+        selector: s.selector,
+        attr: attr.with_unusable(s.unusable != 0),
+    }
 }
 
 fn table_to(t: TableReg) -> kvm_dtable {
-    kvm_dtable { base: t.base, limit: t.limit, padding: [0; 3] }
+    kvm_dtable {
+        base: t.base,
+        limit: t.limit,
+        padding: [0; 3],
+    }
 }
 
 fn table_from(t: &kvm_dtable) -> TableReg {
-    TableReg { base: t.base, limit: t.limit }
+    TableReg {
+        base: t.base,
+        limit: t.limit,
+    }
 }
 
 impl<B: Backend> Loaded<'_, B> {
@@ -108,7 +120,8 @@ impl<B: Backend> Loaded<'_, B> {
             interrupt_bitmap: raw.interrupt_bitmap,
         };
         let limits = *self.state.features.limits();
-        let checked = sregs::check(&wanted, &limits, msr::apic_base(&*self.state.msrs)).map_err(|_| EINVAL)?;
+        let checked = sregs::check(&wanted, &limits, msr::apic_base(&*self.state.msrs))
+            .map_err(|_| EINVAL)?;
         let s = checked.regs();
         if msr::set_apic_base(&mut *self.state.msrs, s.apic_base) {
             self.state.cpuid_dirty = true;
@@ -151,10 +164,26 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// The state after RESET (Intel SDM volume 3, "IA-32 and Intel 64 Processor States Following Power-up, Reset, or INIT").
     pub(crate) fn reset(&mut self) {
-        let data = Segment { base: 0, limit: 0xffff, selector: 0, attr: Attr::new(3, true, 0, true, false, false, false, false) };
-        let code = Segment { base: 0xffff_0000, selector: 0xf000, attr: Attr::new(0xb, true, 0, true, false, false, false, false), ..data };
-        let system = |kind| Segment { attr: Attr::new(kind, false, 0, true, false, false, false, false), ..data };
-        let table = TableReg { base: 0, limit: 0xffff };
+        let data = Segment {
+            base: 0,
+            limit: 0xffff,
+            selector: 0,
+            attr: Attr::new(3, true, 0, true, false, false, false, false),
+        };
+        let code = Segment {
+            base: 0xffff_0000,
+            selector: 0xf000,
+            attr: Attr::new(0xb, true, 0, true, false, false, false, false),
+            ..data
+        };
+        let system = |kind| Segment {
+            attr: Attr::new(kind, false, 0, true, false, false, false, false),
+            ..data
+        };
+        let table = TableReg {
+            base: 0,
+            limit: 0xffff,
+        };
         let s = Sregs {
             cs: code,
             ds: data,
@@ -176,12 +205,21 @@ impl<B: Backend> Loaded<'_, B> {
             interrupt_bitmap: [0; 4],
         };
         self.load_sregs(&s);
-        let mut regs = Regs { rip: 0xfff0, rflags: rflags::FIXED, ..Regs::default() };
+        let mut regs = Regs {
+            rip: 0xfff0,
+            rflags: rflags::FIXED,
+            ..Regs::default()
+        };
         // The family, model and stepping that KVM shows for a CPU without CPUID.
         regs.set(RDX, 0x600);
         self.state.switch.regs = regs;
         B::set_shadow(&mut self.state.hw, Shadow::default());
-        B::set_hw_msr(&mut self.state.hw, self.resident, HwMsr::Pat, 0x0007_0406_0007_0406);
+        B::set_hw_msr(
+            &mut self.state.hw,
+            self.resident,
+            HwMsr::Pat,
+            0x0007_0406_0007_0406,
+        );
         let offset = self.state.tsc_offset;
         self.set_tsc_offset(offset);
     }

@@ -9,12 +9,16 @@ use crate::uapi::kvm_enable_cap;
 
 /// Copies the structure at `arg` in. EFAULT for a bad pointer.
 pub(crate) fn get<T: FromBytes>(arg: usize) -> Result<T> {
-    UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>()).reader().read()
+    UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>())
+        .reader()
+        .read()
 }
 
 /// Copies `value` out to `arg`.
 pub(crate) fn put<T: AsBytes>(arg: usize, value: &T) -> Result {
-    UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>()).writer().write(value)
+    UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>())
+        .writer()
+        .write(value)
 }
 
 /// KVM_ENABLE_CAP: EFAULT for a bad pointer, EINVAL since no capability can be enabled.

@@ -35,7 +35,9 @@ pub(crate) struct UserRun {
 impl UserRun {
     /// User space asks for an exit as soon as an interrupt can be injected.
     pub(crate) fn wants_irq_window(&self) -> bool {
-        self.pages.get::<u8>(offset_of!(kvm_run, request_interrupt_window)) != 0
+        self.pages
+            .get::<u8>(offset_of!(kvm_run, request_interrupt_window))
+            != 0
     }
 
     /// User space asks not to enter the guest.
@@ -61,8 +63,12 @@ impl UserRun {
 
     /// What each return tells.
     pub(crate) fn summarise(&self, s: Summary) {
-        self.pages.set(offset_of!(kvm_run, ready_for_interrupt_injection), u8::from(s.ready_for_interrupt));
-        self.pages.set(offset_of!(kvm_run, if_flag), u8::from(s.if_flag));
+        self.pages.set(
+            offset_of!(kvm_run, ready_for_interrupt_injection),
+            u8::from(s.ready_for_interrupt),
+        );
+        self.pages
+            .set(offset_of!(kvm_run, if_flag), u8::from(s.if_flag));
         self.pages.set(offset_of!(kvm_run, cr8), s.cr8);
         self.pages.set(offset_of!(kvm_run, apic_base), s.apic_base);
     }
@@ -75,7 +81,11 @@ impl UserRun {
     /// KVM_EXIT_IO: `count` accesses of `size` bytes; the data is in the mapping's second page.
     pub(crate) fn io(&self, input: bool, port: u16, size: u8, count: u32) {
         self.set_reason(uapi::KVM_EXIT_IO);
-        let direction = if input { uapi::KVM_EXIT_IO_IN } else { uapi::KVM_EXIT_IO_OUT };
+        let direction = if input {
+            uapi::KVM_EXIT_IO_IN
+        } else {
+            uapi::KVM_EXIT_IO_OUT
+        };
         self.pages.set(EXIT, direction as u8);
         self.pages.set(EXIT + 1, size);
         self.pages.set(EXIT + 2, port);
@@ -118,7 +128,8 @@ impl UserRun {
         self.pages.set(EXIT, suberror);
         self.pages.set(EXIT + 4, data.len().min(16) as u32);
         for (i, word) in data.iter().take(16).enumerate() {
-            self.pages.set(EXIT.wrapping_add(8).wrapping_add(i.wrapping_mul(8)), *word);
+            self.pages
+                .set(EXIT.wrapping_add(8).wrapping_add(i.wrapping_mul(8)), *word);
         }
     }
 }

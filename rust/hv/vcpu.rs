@@ -105,12 +105,22 @@ pub(crate) struct Loaded<'a, B: Backend> {
 
 impl<B: Backend> Vcpu<B> {
     /// A vCPU in its state after reset.
-    pub(crate) fn new(vm: &Vm<B>, id: u32, shared: Arc<VcpuShared>, tsc_offset: u64) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        vm: &Vm<B>,
+        id: u32,
+        shared: Arc<VcpuShared>,
+        tsc_offset: u64,
+    ) -> Result<Arc<Self>> {
         let caps = host::caps()?;
         let (hw, resident) = B::new_vcpu()?;
         let mut msrs = KBox::new([0; slot::COUNT], GFP_KERNEL_ACCOUNT)?;
         msr::reset(&mut *msrs, caps, id == 0);
-        let run = Arc::new(UserRun { pages: RunPages::new()? }, GFP_KERNEL_ACCOUNT)?;
+        let run = Arc::new(
+            UserRun {
+                pages: RunPages::new()?,
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?;
         let state = VcpuState {
             switch: Switch::default(),
             controls: Controls {
@@ -158,7 +168,11 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Runs `body` with the vCPU locked and loaded. EINTR when the task is killed while another holds it.
-    pub(crate) fn with_loaded<R>(&self, vm: &Vm<B>, body: impl FnOnce(&mut Loaded<'_, B>) -> Result<R>) -> Result<R> {
+    pub(crate) fn with_loaded<R>(
+        &self,
+        vm: &Vm<B>,
+        body: impl FnOnce(&mut Loaded<'_, B>) -> Result<R>,
+    ) -> Result<R> {
         let mut state = self.state.lock()?;
         let mut cx = Loaded {
             vm,
@@ -187,13 +201,15 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// The guest executes 64-bit code.
     pub(crate) fn is_64bit(&mut self) -> bool {
-        self.state.controls.efer & efer::LMA != 0 && B::segment(&mut self.state.hw, Seg::Cs).attr.l()
+        self.state.controls.efer & efer::LMA != 0
+            && B::segment(&mut self.state.hw, Seg::Cs).attr.l()
     }
 
     /// How the guest's instructions are read.
     pub(crate) fn cpu_mode(&mut self) -> CpuMode {
         let cs = B::segment(&mut self.state.hw, Seg::Cs);
-        let real = self.state.controls.cr0 & cr0::PE == 0 || self.state.switch.regs.rflags & rflags::VM != 0;
+        let real = self.state.controls.cr0 & cr0::PE == 0
+            || self.state.switch.regs.rflags & rflags::VM != 0;
         if self.state.controls.efer & efer::LMA != 0 && cs.attr.l() {
             CpuMode::Bits64
         } else if !real && cs.attr.db() {
@@ -205,7 +221,11 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Everything besides the registers that decides what an instruction does.
     pub(crate) fn context(&mut self) -> Context {
-        let mut cx = Context { cr0: self.state.controls.cr0, cr4: self.state.controls.cr4, ..Context::default() };
+        let mut cx = Context {
+            cr0: self.state.controls.cr0,
+            cr4: self.state.controls.cr4,
+            ..Context::default()
+        };
         cx.efer = self.state.controls.efer;
         cx.cpl = B::cpl(&mut self.state.hw);
         for n in 0..6 {
@@ -223,7 +243,11 @@ impl<B: Backend> Loaded<'_, B> {
             self.raise(Exception::debug(dr6::BS));
         }
         let rip = self.state.switch.regs.rip.wrapping_add(u64::from(len));
-        self.state.switch.regs.rip = if self.is_64bit() { rip } else { rip & 0xffff_ffff };
+        self.state.switch.regs.rip = if self.is_64bit() {
+            rip
+        } else {
+            rip & 0xffff_ffff
+        };
         B::set_shadow(&mut self.state.hw, Shadow::default());
     }
 
@@ -233,7 +257,10 @@ impl<B: Backend> Loaded<'_, B> {
         if self.is_64bit() {
             rip
         } else {
-            B::segment(&mut self.state.hw, Seg::Cs).base.wrapping_add(rip) & 0xffff_ffff
+            B::segment(&mut self.state.hw, Seg::Cs)
+                .base
+                .wrapping_add(rip)
+                & 0xffff_ffff
         }
     }
 

@@ -25,7 +25,11 @@ pub(crate) struct VcpuShared {
 
 impl VcpuShared {
     fn new() -> Self {
-        Self { flush: Atomic::new(false), in_guest: Atomic::new(false), cpu: Atomic::new(0) }
+        Self {
+            flush: Atomic::new(false),
+            in_guest: Atomic::new(false),
+            cpu: Atomic::new(0),
+        }
     }
 
     /// Announces guest mode, then looks at requests: the order that [`Kicks::flush_remote_tlbs`] relies on. Interrupts off.
@@ -138,7 +142,11 @@ impl<B: Backend> Vm<B> {
     }
 
     /// Takes an id for a new vCPU: EINVAL beyond the limits, EEXIST when it is taken.
-    pub(crate) fn add_vcpu(&self, id: u32, make: impl FnOnce(Arc<VcpuShared>, &mut VcpuTable) -> Result<isize>) -> Result<isize> {
+    pub(crate) fn add_vcpu(
+        &self,
+        id: u32,
+        make: impl FnOnce(Arc<VcpuShared>, &mut VcpuTable) -> Result<isize>,
+    ) -> Result<isize> {
         if id >= MAX_VCPU_ID {
             return Err(EINVAL);
         }
@@ -171,7 +179,10 @@ impl<B: Backend> Vm<B> {
 
     /// Makes a vCPU known to [`Kicks`]; the room is allocated before the spinlock is taken.
     fn add_kick(&self, shared: Arc<VcpuShared>) -> Result {
-        let mut bigger = KVec::with_capacity(self.kicks.vcpus.lock().len().wrapping_add(1), GFP_KERNEL_ACCOUNT)?;
+        let mut bigger = KVec::with_capacity(
+            self.kicks.vcpus.lock().len().wrapping_add(1),
+            GFP_KERNEL_ACCOUNT,
+        )?;
         let old = {
             let mut vcpus = self.kicks.vcpus.lock();
             for v in vcpus.iter() {

@@ -60,13 +60,20 @@ unsafe fn borrow<'a, T: FileObject>(file: *mut bindings::file) -> ArcBorrow<'a, 
     unsafe { ArcBorrow::from_raw((*file).private_data.cast::<T>()) }
 }
 
-unsafe extern "C" fn release<T: FileObject>(_: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+unsafe extern "C" fn release<T: FileObject>(
+    _: *mut bindings::inode,
+    file: *mut bindings::file,
+) -> c_int {
     // SAFETY: the last use of the reference that `new_fd` put there.
     drop(unsafe { Arc::from_raw((*file).private_data.cast::<T>()) });
     0
 }
 
-unsafe extern "C" fn ioctl<T: FileObject>(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
+unsafe extern "C" fn ioctl<T: FileObject>(
+    file: *mut bindings::file,
+    cmd: c_uint,
+    arg: c_ulong,
+) -> c_long {
     // SAFETY: the kernel keeps the file open during the call.
     let this = unsafe { borrow::<T>(file) };
     match T::ioctl(this, cmd, arg as usize) {
@@ -75,7 +82,10 @@ unsafe extern "C" fn ioctl<T: FileObject>(file: *mut bindings::file, cmd: c_uint
     }
 }
 
-unsafe extern "C" fn mmap<T: FileObject>(_: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int {
+unsafe extern "C" fn mmap<T: FileObject>(
+    _: *mut bindings::file,
+    vma: *mut bindings::vm_area_struct,
+) -> c_int {
     // SAFETY: the kernel passes a new mapping that nobody else uses yet.
     unsafe { (*vma).vm_ops = Vtable::<T>::VM_OPS_REF };
     0
@@ -156,6 +166,10 @@ impl<D: SystemDevice> SystemVtable<D> {
     const FOPS_REF: &'static bindings::file_operations = &Self::FOPS;
 }
 
-unsafe extern "C" fn system_ioctl<D: SystemDevice>(_: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
+unsafe extern "C" fn system_ioctl<D: SystemDevice>(
+    _: *mut bindings::file,
+    cmd: c_uint,
+    arg: c_ulong,
+) -> c_long {
     from_result(|| D::ioctl(cmd, arg as usize))
 }

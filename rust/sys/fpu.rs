@@ -61,7 +61,11 @@ impl GuestFpu {
     pub(crate) fn set_legacy(&mut self, image: &[u8; FXSAVE_SIZE]) {
         // SAFETY: as above; borrowed exclusively.
         unsafe {
-            core::ptr::copy_nonoverlapping(image.as_ptr(), ffi::lodge_fpu_fxsave(self.raw.as_ptr()), FXSAVE_SIZE);
+            core::ptr::copy_nonoverlapping(
+                image.as_ptr(),
+                ffi::lodge_fpu_fxsave(self.raw.as_ptr()),
+                FXSAVE_SIZE,
+            );
             ffi::lodge_fpu_mark_legacy(self.raw.as_ptr());
         }
     }

@@ -72,7 +72,9 @@ impl<T: Copy> PerCpu<T> {
 
     /// This CPU's value.
     pub(crate) fn get(&self, irq: &IrqOff) -> Option<T> {
-        self.0.get(irq.preempt().cpu() as usize).map(core::cell::Cell::get)
+        self.0
+            .get(irq.preempt().cpu() as usize)
+            .map(core::cell::Cell::get)
     }
 
     /// Sets this CPU's value.

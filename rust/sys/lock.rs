@@ -27,7 +27,11 @@ unsafe impl<T: Send> Sync for KillableMutex<T> {}
 
 impl<T> KillableMutex<T> {
     /// An unlocked mutex.
-    pub(crate) fn new(data: T, name: &'static CStr, key: Pin<&'static kernel::sync::LockClassKey>) -> impl PinInit<Self> {
+    pub(crate) fn new(
+        data: T,
+        name: &'static CStr,
+        key: Pin<&'static kernel::sync::LockClassKey>,
+    ) -> impl PinInit<Self> {
         pin_init!(Self {
             raw <- Opaque::ffi_init(|slot| {
                 // SAFETY: `slot` is valid, pinned memory for a mutex; name and key are static.
@@ -43,7 +47,10 @@ impl<T> KillableMutex<T> {
         if unsafe { bindings::mutex_lock_killable(self.raw.get()) } != 0 {
             return Err(EINTR);
         }
-        Ok(Guard { mutex: self, not_send: PhantomData })
+        Ok(Guard {
+            mutex: self,
+            not_send: PhantomData,
+        })
     }
 
     /// The data, through the only reference.

@@ -33,7 +33,9 @@ impl<const ORDER: u32> Pages<ORDER> {
         // SAFETY: no preconditions.
         let address = unsafe { bindings::get_free_pages_noprof(gfp, ORDER) } as *mut u8;
         // INVARIANT: just allocated.
-        Ok(Self { address: NonNull::new(address).ok_or(ENOMEM)? })
+        Ok(Self {
+            address: NonNull::new(address).ok_or(ENOMEM)?,
+        })
     }
 
     /// The physical address.

@@ -24,7 +24,9 @@ pub(crate) struct RunPages {
 impl RunPages {
     /// Zeroed pages.
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self { pages: [Pages::new()?, Pages::new()?, Pages::new()?] })
+        Ok(Self {
+            pages: [Pages::new()?, Pages::new()?, Pages::new()?],
+        })
     }
 
     /// The page at `offset` pages into the mapping, by kernel address.
@@ -35,7 +37,7 @@ impl RunPages {
     fn at(&self, offset: usize, len: usize) -> Option<*mut u8> {
         let page = self.pages.get(offset / 4096)?;
         let within = offset % 4096;
-        if len > 4096 - within {
+        if within.checked_add(len).is_none_or(|end| end > 4096) {
             return None;
         }
         // SAFETY: `within + len` is inside the page.

@@ -52,7 +52,12 @@ impl Notifier {
     ///
     /// One task at a time may use a notifier: `lock` is what makes its owner the only one (the vCPU's state, behind the same
     /// mutex as the notifier), and is lent to `body`.
-    pub(crate) fn run<H: Hooks, T, R>(&self, hooks: &H, lock: &mut T, body: impl FnOnce(&mut T) -> R) -> R {
+    pub(crate) fn run<H: Hooks, T, R>(
+        &self,
+        hooks: &H,
+        lock: &mut T,
+        body: impl FnOnce(&mut T) -> R,
+    ) -> R {
         unsafe extern "C" fn on_in<H: Hooks>(context: *mut c_void) {
             // SAFETY: `context` is `hooks`, which outlives the registration; the scheduler has preemption off.
             unsafe { (*(context as *const H)).sched_in(PreemptOff::assume()) }

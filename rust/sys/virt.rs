@@ -34,7 +34,10 @@ impl Enabled {
             // SAFETY: as above.
             V::offline(unsafe { PreemptOff::assume() })
         }
-        let ops = ffi::CpuOps { online: online::<V>, offline: offline::<V> };
+        let ops = ffi::CpuOps {
+            online: online::<V>,
+            offline: offline::<V>,
+        };
         // SAFETY: `ops` is copied; the functions are in this module, which outlives the registration.
         to_result(unsafe { ffi::lodge_virt_enable(V::INTEL, &ops) })?;
         Ok(Self(()))
