@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The walk of a guest's own page tables: from a linear to a guest-physical address, as the guest's CPU would do it.
 //!
-//! All four kinds of paging (manuals: "32-Bit Paging", "PAE Paging", "4-Level Paging and 5-Level Paging"), with the exact
-//! error code of the page fault. Accessed and dirty flags are set when the access is allowed, and only then. That an
+//! All four kinds of paging (manuals: "32-Bit Paging", "PAE Paging", "4-Level Paging and 5-Level Paging"), with the
+//! exact error code of the page fault. Accessed and dirty flags are set when the access is allowed, and only then. That an
 //! address is canonical is for the segment check before this to say.
 #![forbid(unsafe_code)]
 

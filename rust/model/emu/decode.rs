@@ -4,7 +4,7 @@
 //! A branch with an operand-size prefix in 64-bit mode is read as Intel's CPUs read it (32-bit displacement).
 #![forbid(unsafe_code)]
 
-use super::insn::{Base, Encoding, Insn, Kind, Map, Mem, Prefixes, Rep, MAX_LEN};
+use super::insn::{Base, Encoding, Insn, Kind, Map, Mem, Prefixes, Repeat, MAX_LEN};
 use super::table::{self, Arg, Desc};
 use crate::model::regs::{CpuMode, Seg, RBP, RBX, RDI, RSI, RSP};
 
@@ -125,8 +125,8 @@ fn prefixes(cursor: &mut Cursor<'_>, insn: &mut Insn) -> Result<u8, DecodeError>
             0x66 => p.opsize = true,
             0x67 => p.addrsize = true,
             0xf0 => p.lock = true,
-            0xf2 => p.rep = Rep::Repne,
-            0xf3 => p.rep = Rep::Rep,
+            0xf2 => p.rep = Repeat::Repne,
+            0xf3 => p.rep = Repeat::Rep,
             _ => return Ok(byte),
         }
         // REX counts only right before the opcode.
@@ -214,7 +214,7 @@ fn is_vex(cursor: &Cursor<'_>, mode: CpuMode, first: u8) -> Result<bool, DecodeE
 fn vex(cursor: &mut Cursor<'_>, insn: &mut Insn, first: u8) -> Result<(), DecodeError> {
     let long = insn.mode == CpuMode::Bits64;
     let p = insn.prefixes;
-    if p.lock || p.opsize || p.rep != Rep::None || p.rex != 0 {
+    if p.lock || p.opsize || p.rep != Repeat::None || p.rex != 0 {
         return Err(DecodeError::Invalid);
     }
     // Two-byte VEX holds R, vvvv, L and pp; the others begin with a byte of R, X, B and the map.
@@ -235,8 +235,8 @@ fn vex(cursor: &mut Cursor<'_>, insn: &mut Insn, first: u8) -> Result<(), Decode
     };
     match b1 & 3 {
         1 => insn.prefixes.opsize = true,
-        2 => insn.prefixes.rep = Rep::Rep,
-        3 => insn.prefixes.rep = Rep::Repne,
+        2 => insn.prefixes.rep = Repeat::Rep,
+        3 => insn.prefixes.rep = Repeat::Repne,
         _ => {}
     }
     insn.encoding = match first {

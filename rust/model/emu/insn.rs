@@ -42,7 +42,7 @@ pub enum Encoding {
 
 /// Repeat prefix; the last of several counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Rep {
+pub enum Repeat {
     /// Neither.
     #[default]
     None,
@@ -58,7 +58,7 @@ pub struct Prefixes {
     /// `F0`.
     pub lock: bool,
     /// `F2` or `F3`; for VEX and the like, the one its `pp` field stands for.
-    pub rep: Rep,
+    pub rep: Repeat,
     /// `66`; for VEX and the like, when its `pp` field stands for it.
     pub opsize: bool,
     /// `67`.
@@ -157,11 +157,6 @@ impl Insn {
             CpuMode::Bits64 => next,
             _ => next & 0xffff_ffff,
         }
-    }
-
-    /// Whether the ModRM byte names a register where a memory operand could stand.
-    pub const fn is_reg_form(&self) -> bool {
-        self.mem.is_none()
     }
 }
 

@@ -13,7 +13,7 @@ use super::decode::{decode, DecodeError};
 use super::insn::Insn;
 use super::run;
 use crate::model::event::Exception;
-use crate::model::regs::{rflags, Context, CpuMode, Regs, Seg};
+use crate::model::regs::{rflags, Context, Regs};
 
 /// What the instruction needs next. `at` is always a linear address and the bytes named never cross a 4 KiB page.
 /// Accesses are made with the privilege level of [`Context::cpl`].
@@ -268,17 +268,6 @@ const MAX_ITERATIONS: u16 = 256;
 /// Lost exchanges before the guest is entered again.
 const MAX_LOST: u8 = 16;
 
-/// The linear address from which the next instruction is fetched.
-pub const fn fetch_address(regs: &Regs, ctx: &Context) -> u64 {
-    match ctx.mode(regs.rflags) {
-        CpuMode::Bits64 => regs.rip,
-        _ => {
-            let base = ctx.segs.get(Seg::Cs).base;
-            base.wrapping_add(regs.rip & 0xffff_ffff) & 0xffff_ffff
-        }
-    }
-}
-
 /// The emulation of one instruction.
 #[derive(Clone, Copy, Debug)]
 pub struct Job {
@@ -317,6 +306,7 @@ impl Job {
     }
 
     /// The instruction.
+    #[cfg(test)]
     pub const fn insn(&self) -> &Insn {
         &self.insn
     }

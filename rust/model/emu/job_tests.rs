@@ -2,7 +2,7 @@
 //! Jobs, instruction by instruction.
 use super::*;
 use crate::model::event::vector;
-use crate::model::regs::{cr0, Attr, Seg, Segment, RAX, RBX, RCX, RDI, RDX, RSI, RSP};
+use crate::model::regs::{cr0, Attr, CpuMode, Seg, Segment, RAX, RBX, RCX, RDI, RDX, RSI, RSP};
 use machine::{flat, start, Machine, BASE, MMIO};
 use std::vec;
 use std::vec::Vec;

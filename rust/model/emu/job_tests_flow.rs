@@ -6,7 +6,7 @@ use super::{long, DONE};
 use crate::model::emu::decode::tests::Rng;
 use crate::model::emu::insn::Kind;
 use crate::model::event::vector;
-use crate::model::regs::{cr0, Seg, RAX, RBP, RBX, RCX, RDI, RDX, RSP};
+use crate::model::regs::{cr0, CpuMode, Seg, RAX, RBP, RBX, RCX, RDI, RDX, RSP};
 
 /// Runs code in `mode` with flat segments.
 fn run(mode: CpuMode, bytes: &[u8], regs: &Regs) -> (Need, Regs, Machine) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A small machine of memory and ports to run jobs on.
 use super::super::*;
-use crate::model::regs::{cr0, cr4, efer, Attr, Seg, Segment};
+use crate::model::regs::{cr0, cr4, efer, Attr, CpuMode, Seg, Segment};
 use std::vec::Vec;
 
 /// Memory at linear `BASE`, a page of MMIO behind it, then nothing.

@@ -4,14 +4,14 @@
 
 use super::alu;
 use super::cx::{to_page_end, Cx};
-use super::insn::{Kind, Rep};
+use super::insn::{Kind, Repeat};
 use super::job::{Flow, Need, Run};
 use super::system::port_allowed;
 use super::table::Arg;
 use crate::model::regs::{rflags, Seg, RAX, RCX, RDI, RDX, RSI};
 
 pub(super) fn run(cx: &mut Cx<'_>) -> Run<Flow> {
-    let repeated = cx.insn.prefixes.rep != Rep::None;
+    let repeated = cx.insn.prefixes.rep != Repeat::None;
     let left = cx.reg(RCX, cx.insn.addr_size);
     if repeated && left == 0 {
         return Ok(Flow::Next);
@@ -38,7 +38,7 @@ pub(super) fn run(cx: &mut Cx<'_>) -> Run<Flow> {
     set_addr_reg(cx, RCX, left);
     let equal = cx.regs.rflags & rflags::ZF != 0;
     let stop = match kind {
-        Kind::Cmps | Kind::Scas => equal == (cx.insn.prefixes.rep == Rep::Repne),
+        Kind::Cmps | Kind::Scas => equal == (cx.insn.prefixes.rep == Repeat::Repne),
         _ => false,
     };
     Ok(if left == 0 || stop {

@@ -5,7 +5,7 @@
 //! ModRM byte, which immediates follow, and how wide a memory operand is.
 #![forbid(unsafe_code)]
 
-use super::insn::{Kind, Rep};
+use super::insn::{Kind, Repeat};
 use Arg::*;
 
 /// An operand. Second letter: `b` byte, `w` word, `d` doubleword, `q` quadword, `v` operand size,
@@ -351,7 +351,7 @@ pub(super) const fn group(
     esc: bool,
     op: u8,
     modrm: u8,
-    rep: Rep,
+    rep: Repeat,
     opsize: bool,
     bits64: bool,
 ) -> Desc {
@@ -415,9 +415,9 @@ pub(super) const fn group(
         (true, 0x01, 7) => d1(Invlpg, M),
         (true, 0x01, _) => OTHER,
         (true, 0xae, _) => match (is_reg, rep, reg) {
-            (true, Rep::Rep, 0..=3) => d1(Rdfsbase, Any),
+            (true, Repeat::Rep, 0..=3) => d1(Rdfsbase, Any),
             (true, _, 5..=7) => d1(Fence, Any),
-            (false, Rep::None, 7) => d1(Clflush, Any),
+            (false, Repeat::None, 7) => d1(Clflush, Any),
             _ => OTHER,
         },
         (true, 0xba, 4) => d2(Bt, Ev, Ib),
@@ -428,14 +428,14 @@ pub(super) const fn group(
         (true, 0xc7, 3) if !is_reg => d1(Xrstors, Any),
         (true, 0xc7, 5) if !is_reg => d1(Xsaves, Any),
         (true, 0xc7, 6) if !is_reg => match (rep, opsize) {
-            (Rep::Rep, _) => d1(Vmxon, M),
+            (Repeat::Rep, _) => d1(Vmxon, M),
             (_, true) => d1(Vmclear, M),
             _ => d1(Vmptrld, M),
         },
         (true, 0xc7, 7) if !is_reg => d1(Vmptrst, M),
-        (true, 0xc7, 6) if matches!(rep, Rep::None) => d1(Rdrand, Any),
+        (true, 0xc7, 6) if matches!(rep, Repeat::None) => d1(Rdrand, Any),
         (true, 0xc7, 7) => match rep {
-            Rep::Rep => d1(Rdpid, Any),
+            Repeat::Rep => d1(Rdpid, Any),
             _ => d1(Rdseed, Any),
         },
         (true, 0xc7, _) => OTHER,
@@ -444,9 +444,9 @@ pub(super) const fn group(
 }
 
 /// `0F 01` with a register form: each ModRM byte is an instruction of its own.
-const fn group7_reg(reg: u8, rm: u8, rep: Rep, opsize: bool) -> Desc {
+const fn group7_reg(reg: u8, rm: u8, rep: Repeat, opsize: bool) -> Desc {
     use Kind::*;
-    let plain = matches!(rep, Rep::None) && !opsize;
+    let plain = matches!(rep, Repeat::None) && !opsize;
     let kind = match (reg, rm) {
         (4, _) => return d1(Smsw, RvMw),
         (6, _) => return d1(Lmsw, Ew),
@@ -465,7 +465,7 @@ const fn group7_reg(reg: u8, rm: u8, rep: Rep, opsize: bool) -> Desc {
         (2, 7) if plain => Enclu,
         (0, 0) if plain => Enclv,
         (3, 0) => Vmrun,
-        (3, 1) if matches!(rep, Rep::None) => Vmmcall,
+        (3, 1) if matches!(rep, Repeat::None) => Vmmcall,
         (3, 2) => Vmload,
         (3, 3) => Vmsave,
         (3, 4) => Stgi,
@@ -486,12 +486,12 @@ const fn group7_reg(reg: u8, rm: u8, rep: Rep, opsize: bool) -> Desc {
 
 /// Selects a descriptor by the mandatory prefix. `map` is 1, 2 or 3 for the escapes `0F`, `0F 38`, `0F 3A`
 /// and 0 for the primary map; `vex` tells a VEX encoding, where most moves merge differently or do not exist.
-pub(super) const fn by_prefix(map: u8, op: u8, rep: Rep, opsize: bool, vex: bool) -> Desc {
+pub(super) const fn by_prefix(map: u8, op: u8, rep: Repeat, opsize: bool, vex: bool) -> Desc {
     use Kind::*;
     let (np, rp, rn) = (
-        matches!(rep, Rep::None),
-        matches!(rep, Rep::Rep),
-        matches!(rep, Rep::Repne),
+        matches!(rep, Repeat::None),
+        matches!(rep, Repeat::Rep),
+        matches!(rep, Repeat::Repne),
     );
     match (map, op) {
         (0, 0x90) if rp => d0(Pause),
