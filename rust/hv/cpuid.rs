@@ -16,6 +16,10 @@ use crate::uapi::pod::Header;
 
 /// The CPUID instruction, `len` bytes long.
 pub(crate) fn execute<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flow> {
+    if msr::cpuid_faults(&*cx.state.msrs, B::cpl(&mut cx.state.hw)) {
+        cx.raise_gp();
+        return Ok(Flow::Resume);
+    }
     refresh(cx)?;
     let regs = &mut cx.state.switch.regs;
     let [eax, ebx, ecx, edx] =
@@ -135,6 +139,7 @@ pub(crate) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isiz
     cx.state.features = GuestFeatures::derive(&entries, caps);
     cpuid::refresh(&mut entries, &mut cx.state.features, caps, &now);
     cx.state.cpuid = entries;
+    cx.update_switch();
     Ok(0)
 }
 

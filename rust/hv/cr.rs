@@ -33,13 +33,12 @@ impl<B: Backend> Loaded<'_, B> {
             .mmu
             .read_guest(Gpa(cr3 & 0xffff_ffe0), &mut bytes)
             .ok()?;
-        let reserved = self.state.features.limits().gpa_reserved | 0x1e6;
+        let limits = *self.state.features.limits();
         let mut pdptrs = [0u64; 4];
         for (p, b) in pdptrs.iter_mut().zip(bytes.chunks_exact(8)) {
-            *p = b.try_into().map(u64::from_le_bytes).ok()?;
             // QEMU's TCG sets an accessed bit here, which no CPU does.
-            *p &= !(1 << 5);
-            if *p & 1 != 0 && *p & reserved != 0 {
+            *p = b.try_into().map(u64::from_le_bytes).ok()? & !(1 << 5);
+            if !cr::valid_pdpte(*p, &limits) {
                 return None;
             }
         }

@@ -14,7 +14,7 @@ static CAPS: Global<HostCaps> = Global::new();
 
 /// Reads CPUID. Called once at load.
 pub(crate) fn probe<B: Backend>() -> Result {
-    let config = Config {
+    let mut config = Config {
         host_xcr0: cpu::host_xcr0(),
         tdp_levels: if B::mmu_config().root_level == Level::L256T {
             5
@@ -26,6 +26,7 @@ pub(crate) fn probe<B: Backend>() -> Result {
         null_seg_clears_base: cpu::null_seg_clears_base(),
         without: B::withheld(Caps::none()),
     };
+    config.follow_kernel(&cpu::kernel_capabilities());
     CAPS.set(KBox::new(
         HostCaps::probe(&cpu::cpuid, &config),
         GFP_KERNEL,

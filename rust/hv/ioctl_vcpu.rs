@@ -14,7 +14,7 @@ use crate::sys::cpu;
 use crate::sys::file::FileObject;
 use crate::sys::fpu::FXSAVE_SIZE;
 use crate::uapi::{
-    self, ioctl, kvm_fpu, kvm_interrupt, kvm_mp_state, kvm_regs, kvm_sregs, kvm_xcr, kvm_xcrs,
+    self, ioctl, kvm_fpu, kvm_interrupt, kvm_mp_state, kvm_regs, kvm_xcr, kvm_xcrs,
 };
 
 /// What a vCPU's descriptor refers to. It keeps the VM alive.
@@ -57,14 +57,8 @@ fn dispatch<B: Backend>(cx: &mut Loaded<'_, B>, cmd: u32, arg: usize) -> Result<
     match cmd {
         ioctl::GET_REGS => user::put(arg, &get_regs(&cx.state.switch.regs))?,
         ioctl::SET_REGS => set_regs(cx, &user::get(arg)?),
-        ioctl::GET_SREGS => {
-            let s: KBox<kvm_sregs> = KBox::new(cx.get_sregs(), GFP_KERNEL_ACCOUNT)?;
-            user::put(arg, &*s)?;
-        }
-        ioctl::SET_SREGS => {
-            let s: KBox<kvm_sregs> = KBox::new(user::get(arg)?, GFP_KERNEL_ACCOUNT)?;
-            cx.set_sregs(&s)?;
-        }
+        ioctl::GET_SREGS => get_sregs(cx, arg)?,
+        ioctl::SET_SREGS => set_sregs(cx, arg)?,
         ioctl::GET_FPU => get_fpu(cx, arg)?,
         ioctl::SET_FPU => set_fpu(cx, arg)?,
         ioctl::SET_CPUID2 => return cpuid::set(cx, arg),
@@ -92,6 +86,18 @@ fn dispatch<B: Backend>(cx: &mut Loaded<'_, B>, cmd: u32, arg: usize) -> Result<
         _ => return Err(EINVAL),
     }
     Ok(0)
+}
+
+// The handlers of the larger structures are not inlined: each keeps its copy on the stack only while it runs.
+
+#[inline(never)]
+fn get_sregs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
+    user::put(arg, &cx.get_sregs())
+}
+
+#[inline(never)]
+fn set_sregs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
+    cx.set_sregs(&user::get(arg)?)
 }
 
 fn get_regs(r: &Regs) -> kvm_regs {
@@ -154,6 +160,7 @@ fn array<const N: usize>(image: &[u8], offset: usize) -> [u8; N] {
 }
 
 /// KVM_GET_FPU: x87 and SSE in the layout of `struct kvm_fpu`, from the FXSAVE image (MXCSR is not told, as in KVM).
+#[inline(never)]
 fn get_fpu<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
     let mut out: KBox<kvm_fpu> = KBox::new(kvm_fpu::default(), GFP_KERNEL_ACCOUNT)?;
     let image = cx.state.fpu.legacy();
@@ -173,6 +180,7 @@ fn get_fpu<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
 }
 
 /// KVM_SET_FPU.
+#[inline(never)]
 fn set_fpu<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
     let from: KBox<kvm_fpu> = KBox::new(user::get(arg)?, GFP_KERNEL_ACCOUNT)?;
     let mut image: KBox<[u8; FXSAVE_SIZE]> = KBox::new([0; FXSAVE_SIZE], GFP_KERNEL_ACCOUNT)?;
@@ -194,6 +202,7 @@ fn set_fpu<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
 }
 
 /// KVM_GET_XCRS.
+#[inline(never)]
 fn get_xcrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
     if !cpu::has_xsave() {
         return Err(EINVAL);
@@ -211,6 +220,7 @@ fn get_xcrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
 }
 
 /// KVM_SET_XCRS. EINVAL for flags, too many registers, or a value that the guest's CPUID does not allow.
+#[inline(never)]
 fn set_xcrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
     let xcrs: KBox<kvm_xcrs> = KBox::new(user::get(arg)?, GFP_KERNEL_ACCOUNT)?;
     if !cpu::has_xsave() || xcrs.nr_xcrs as usize > xcrs.xcrs.len() || xcrs.flags != 0 {

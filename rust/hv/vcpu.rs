@@ -78,7 +78,7 @@ pub(crate) struct Vcpu<B: Backend> {
     #[pin]
     notifier: Notifier,
     #[pin]
-    state: KillableMutex<VcpuState<B>>,
+    state: KillableMutex<KBox<VcpuState<B>>>,
 }
 
 /// What the scheduler's callbacks see.
@@ -121,33 +121,36 @@ impl<B: Backend> Vcpu<B> {
             },
             GFP_KERNEL_ACCOUNT,
         )?;
-        let state = VcpuState {
-            switch: Switch::default(),
-            controls: Controls {
-                cr0: 0,
-                cr4: 0,
-                cr8: 0,
-                efer: 0,
-                xcr0: 1,
-                dr: [0; 4],
-                dr6: dr6::RESET,
-                dr7: dr7::RESET,
-            },
-            cpuid: KVec::new(),
-            features: GuestFeatures::derive(&[], caps),
-            cpuid_dirty: true,
-            msrs,
-            events: EventQueue::new(),
-            fpu: GuestFpu::new()?,
-            pending: Pending::None,
-            job: KBox::new(None, GFP_KERNEL_ACCOUNT)?,
-            signal_mask: None,
-            mp_state: crate::uapi::KVM_MP_STATE_RUNNABLE,
-            tsc_offset,
-            cache: TableCache::new(),
-            has_run: false,
-            hw,
-        };
+        let state = KBox::try_init::<Error>(
+            try_init!(VcpuState {
+                switch: Switch::default(),
+                controls: Controls {
+                    cr0: 0,
+                    cr4: 0,
+                    cr8: 0,
+                    efer: 0,
+                    xcr0: 1,
+                    dr: [0; 4],
+                    dr6: dr6::RESET,
+                    dr7: dr7::RESET,
+                },
+                cpuid: KVec::new(),
+                features: GuestFeatures::derive(&[], caps),
+                cpuid_dirty: true,
+                msrs,
+                events: EventQueue::new(),
+                fpu: GuestFpu::new()?,
+                pending: Pending::None,
+                job: KBox::new(None, GFP_KERNEL_ACCOUNT)?,
+                signal_mask: None,
+                mp_state: crate::uapi::KVM_MP_STATE_RUNNABLE,
+                tsc_offset,
+                cache: TableCache::new(),
+                has_run: false,
+                hw,
+            }? Error),
+            GFP_KERNEL_ACCOUNT,
+        )?;
         let vcpu = Arc::pin_init(
             pin_init!(Self {
                 id,
@@ -297,7 +300,12 @@ impl<B: Backend> Loaded<'_, B> {
         if c.dr7 & dr7::ENABLES != 0 {
             flags |= switch::DR;
         }
+        let host_xss = cpu::host_xss();
+        if self.state.features.reaches_host_xss() && c.cr4 & cr4::OSXSAVE != 0 && host_xss != 0 {
+            flags |= switch::XSS;
+        }
         let sw = &mut self.state.switch;
+        sw.host_xss = host_xss;
         sw.flags = flags;
         sw.xcr0 = c.xcr0;
         sw.host_xcr0 = host;

@@ -160,6 +160,15 @@ pub(crate) fn rdmsr_safe(msr: u32) -> Result<u64> {
     }
 }
 
+/// The words of `boot_cpu_data.x86_capability`: what the kernel uses of the CPU. Words that the kernel does not have are zero.
+pub(crate) fn kernel_capabilities() -> [u32; 32] {
+    let mut words = [0; 32];
+    for (i, w) in words.iter_mut().enumerate() {
+        *w = ffi::lodge_cpu_capability(i as u32);
+    }
+    words
+}
+
 /// CPUID of this CPU.
 pub(crate) fn cpuid(leaf: u32, index: u32) -> [u32; 4] {
     let mut out = [0; 4];
@@ -171,7 +180,7 @@ pub(crate) fn cpuid(leaf: u32, index: u32) -> [u32; 4] {
 pub(crate) use ffi::{
     lodge_cpu as current_cpu, lodge_five_level as five_level, lodge_has_pku as has_pku,
     lodge_has_svm as has_svm, lodge_has_vmx as has_vmx, lodge_has_xsave as has_xsave,
-    lodge_host_xcr0 as host_xcr0, lodge_lfence_serializing as lfence_serializing,
+    lodge_host_xcr0 as host_xcr0, lodge_host_xss as host_xss, lodge_lfence_serializing as lfence_serializing,
     lodge_nr_cpus as nr_cpus, lodge_null_seg_clears_base as null_seg_clears_base,
     lodge_rdtsc as rdtsc, lodge_tsc_khz as tsc_khz,
 };

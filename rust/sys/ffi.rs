@@ -33,6 +33,8 @@ unsafe extern "C" {
     pub(crate) safe fn lodge_has_svm() -> bool;
     pub(crate) safe fn lodge_has_vmx() -> bool;
     pub(crate) safe fn lodge_has_xsave() -> bool;
+    pub(crate) safe fn lodge_cpu_capability(word: u32) -> u32;
+    pub(crate) safe fn lodge_host_xss() -> u64;
     pub(crate) safe fn lodge_has_pku() -> bool;
     pub(crate) safe fn lodge_five_level() -> bool;
     pub(crate) fn lodge_kick_self();

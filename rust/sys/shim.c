@@ -37,6 +37,10 @@ bool lodge_has_vmx(void) { return boot_cpu_has(X86_FEATURE_VMX); }
 bool lodge_has_xsave(void) { return boot_cpu_has(X86_FEATURE_XSAVE); }
 bool lodge_lfence_serializing(void) { return cpu_feature_enabled(X86_FEATURE_LFENCE_RDTSC); }
 bool lodge_null_seg_clears_base(void) { return !static_cpu_has_bug(X86_BUG_NULL_SEG); }
+u32 lodge_cpu_capability(unsigned int word)
+{
+	return word < NCAPINTS ? boot_cpu_data.x86_capability[word] : 0;
+}
 bool lodge_has_pku(void) { return cpu_feature_enabled(X86_FEATURE_OSPKE); }
 bool lodge_five_level(void) { return pgtable_l5_enabled(); }
 u32 lodge_tsc_khz(void) { return tsc_khz; }
@@ -65,6 +69,11 @@ void lodge_cpuid(u32 leaf, u32 index, u32 *out)
 u64 lodge_host_xcr0(void)
 {
 	return boot_cpu_has(X86_FEATURE_OSXSAVE) ? xgetbv(XCR_XFEATURE_ENABLED_MASK) : 0;
+}
+
+u64 lodge_host_xss(void)
+{
+	return boot_cpu_has(X86_FEATURE_XSAVES) ? lodge_rdmsr(MSR_IA32_XSS) : 0;
 }
 
 /* ---- Virtualization on and off, per CPU (cpuhp, suspend, reboot) ---- */
@@ -339,6 +348,8 @@ void lodge_switch_in(struct lodge_switch *sw)
 		switch_fpu_return();
 	if (sw->flags & SWITCH_XCR0)
 		xsetbv(XCR_XFEATURE_ENABLED_MASK, sw->xcr0);
+	if (sw->flags & SWITCH_XSS)
+		wrmsrq(MSR_IA32_XSS, 0);
 	if (sw->flags & SWITCH_DR) {
 		set_debugreg(DR7_FIXED_1, 7);
 		set_debugreg(sw->dr[0], 0);
@@ -369,6 +380,8 @@ void lodge_switch_out(struct lodge_switch *sw)
 		hw_breakpoint_restore();
 	if (sw->flags & SWITCH_XCR0)
 		xsetbv(XCR_XFEATURE_ENABLED_MASK, sw->host_xcr0);
+	if (sw->flags & SWITCH_XSS)
+		wrmsrq(MSR_IA32_XSS, sw->host_xss);
 	/* User space of this CPU must not run on branch predictions that the guest trained. */
 	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
 		this_cpu_write(x86_ibpb_exit_to_user, true);

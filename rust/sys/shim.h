@@ -38,6 +38,8 @@ bool lodge_lfence_serializing(void);
 bool lodge_null_seg_clears_base(void);
 void lodge_fpu_read_vector(u8 n, u64 *value);
 void lodge_fpu_write_vector(u8 n, const u64 *value, bool zero_upper);
+u32 lodge_cpu_capability(unsigned int word);
+u64 lodge_host_xss(void);
 bool lodge_has_pku(void);
 bool lodge_five_level(void);
 void lodge_kick_self(void);

@@ -16,6 +16,8 @@
 #define SWITCH_PKRU		2
 /* The guest has breakpoints on: load DR0 to DR3 and DR6. */
 #define SWITCH_DR		4
+/* The guest has XSAVES and the host's IA32_XSS is not 0: the guest's is. */
+#define SWITCH_XSS		8
 
 #ifndef __ASSEMBLER__
 #include <linux/types.h>
@@ -32,6 +34,7 @@ struct lodge_switch {
 	u64 dr[4];
 	u64 dr6;
 	u64 host_debugctl;
+	u64 host_xss;
 	u32 pkru;
 	u32 host_pkru;
 	u32 flags;
@@ -40,6 +43,6 @@ struct lodge_switch {
 static_assert(offsetof(struct lodge_switch, gpr) == SWITCH_GPR);
 static_assert(offsetof(struct lodge_switch, cr2) == SWITCH_CR2);
 static_assert(offsetof(struct lodge_switch, spec_ctrl) == SWITCH_SPEC_CTRL);
-static_assert(sizeof(struct lodge_switch) == 240);
+static_assert(sizeof(struct lodge_switch) == 248);
 #endif
 #endif

@@ -15,6 +15,8 @@ pub(crate) const XCR0: u32 = 1;
 pub(crate) const PKRU: u32 = 2;
 /// The guest has breakpoints on.
 pub(crate) const DR: u32 = 4;
+/// The guest has XSAVES and the host's IA32_XSS is not 0: the guest's is.
+pub(crate) const XSS: u32 = 8;
 
 /// See `rust/sys/switch.h`.
 #[repr(C)]
@@ -28,6 +30,7 @@ pub(crate) struct Switch {
     pub(crate) dr: [u64; 4],
     pub(crate) dr6: u64,
     pub(crate) host_debugctl: u64,
+    pub(crate) host_xss: u64,
     pub(crate) pkru: u32,
     host_pkru: u32,
     pub(crate) flags: u32,
@@ -40,8 +43,8 @@ const _: () = {
     assert!(offset_of!(Regs, rip) == 128);
     assert!(offset_of!(Switch, cr2) == 144);
     assert!(offset_of!(Switch, spec_ctrl) == 152);
-    assert!(offset_of!(Switch, flags) == 232);
-    assert!(size_of::<Switch>() == 240);
+    assert!(offset_of!(Switch, flags) == 240);
+    assert!(size_of::<Switch>() == 248);
 };
 
 impl Switch {
