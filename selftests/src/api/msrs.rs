@@ -14,6 +14,8 @@ pub const TESTS: &[Test] = &[
     Test::new("api/msrs_values", values),
     Test::new("api/msrs_canonical", canonical),
     Test::new("api/msrs_tsc", tsc),
+    Test::new("api/msr_index_list", index_list),
+    Test::new("api/msr_index_list_values", index_list_values),
 ];
 
 const UNKNOWN: u32 = 0x1234_5678;
@@ -210,4 +212,69 @@ fn tsc() {
     check!(c.set_msr(0x10, 1 << 50), "TSC");
     let d = c.msr(0x10).unwrap_or(0);
     check!((1 << 50..(1 << 50) + (1 << 36)).contains(&d), "{d:x}");
+}
+
+/// `struct kvm_msr_list` with room for many.
+fn list_with(k: &Kvm, room: u32) -> (Result<i32, i32>, [u32; 257]) {
+    let mut b = [0u32; 257];
+    b[0] = room;
+    let r = crate::sys::ioctl_with(k.0 .0.raw(), GET_MSR_INDEX_LIST, &mut b);
+    (r, b)
+}
+
+fn index_list() {
+    let k = Kvm::open();
+    let (r, b) = list_with(&k, 256);
+    eq!(r, Ok(0));
+    let n = b[0];
+    check!(n > 5 && n <= 256, "{n} MSRs");
+    let list = &b[1..=n as usize];
+    for (i, m) in list.iter().enumerate() {
+        check!(!list[..i].contains(m), "MSR {m:x} twice");
+    }
+    check!(
+        b[n as usize + 1..].iter().all(|x| *x == 0),
+        "nothing behind"
+    );
+    for m in [STAR, LSTAR, FMASK, 0xc000_0102, 0x174, 0x175, 0x176, 0x10] {
+        check!(list.contains(&m), "MSR {m:x} is listed");
+    }
+    for room in [0, 1, n - 1] {
+        let (r, b) = list_with(&k, room);
+        eq!(r, Err(E2BIG), "room for {room}");
+        eq!(b[0], n, "the number that is needed");
+        check!(b[1..].iter().all(|x| *x == 0), "no index is written");
+    }
+    eq!(list_with(&k, n).0, Ok(0));
+    eq!(k.0.num(GET_MSR_INDEX_LIST, bad_addr()), Err(EFAULT));
+    let edge = Map::anon(8192);
+    crate::must!(edge.protect(4096, 4096, libc::PROT_NONE));
+    edge.wr(4092, 256u32);
+    eq!(
+        k.0.num(GET_MSR_INDEX_LIST, edge.addr() + 4092),
+        Err(EFAULT),
+        "indices out of reach"
+    );
+}
+
+fn index_list_values() {
+    // What is listed can be read, and set to what was read: that is how VMMs save and restore.
+    let (k, vm, c) = vcpu();
+    let (_, b) = list_with(&k, 256);
+    let other = vm.vcpu(1);
+    other.use_supported_cpuid(&k);
+    for m in &b[1..=b[0] as usize] {
+        // Some of KVM's own can be set only with an APIC in the kernel.
+        if (0x4b56_4d00..0x4b56_4e00).contains(m) {
+            continue;
+        }
+        let Some(v) = c.msr(*m) else {
+            check!(false, "MSR {m:x} cannot be read");
+            continue;
+        };
+        check!(
+            other.set_msr(*m, v),
+            "MSR {m:x} cannot be set to {v:x}, which was read"
+        );
+    }
 }

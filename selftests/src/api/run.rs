@@ -195,6 +195,13 @@ fn sync_regs() {
 fn interrupt_vectors() {
     let g = Guest::new(Mode::Long);
     g.mem.write(CODE as usize, &[0x90, 0xf4]);
+    // Whoever injects sees to it that the guest can take it: with IF clear an Intel CPU would not be entered.
+    let open = |g: &Guest| {
+        let mut r = g.cpu.regs();
+        r.rflags |= 0x200;
+        g.cpu.set_regs(&r);
+    };
+    open(&g);
     for v in [256, 257, 1 << 16, u32::MAX] {
         eq!(g.cpu.interrupt(v), Err(EINVAL), "vector {v}");
         eq!(g.cpu.sregs().interrupt_bitmap, [0; 4]);
@@ -208,6 +215,7 @@ fn interrupt_vectors() {
         let t = g.run_to_trap();
         eq!((u32::from(t.vector), t.ip), (v, CODE));
         g.enter_mode(&g.cpu);
+        open(&g);
     }
     // A second one before the first is delivered takes its place.
     eq!(g.cpu.interrupt(0x40), Ok(0));

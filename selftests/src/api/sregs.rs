@@ -327,8 +327,11 @@ fn interrupt_bitmap() {
         [0, 1 << 5, 0, 0],
         "the vector is pending"
     );
-    // It is delivered at the next entry.
+    // It is delivered at the next entry. With IF clear an Intel CPU would not be entered at all.
     g.mem.write(0x8000, &[0x90, 0xf4]);
+    let mut r = g.cpu.regs();
+    r.rflags |= 0x200;
+    g.cpu.set_regs(&r);
     let t = g.run_to_trap();
     eq!((t.vector, t.ip), (0x45, 0x8000));
     eq!(

@@ -562,6 +562,8 @@ fn user_mode() {
     g.mem.wr(GDT as usize + 0x28, 0x00af_fb00_0000_ffffu64);
     g.mem.wr(GDT as usize + 0x30, 0x00cf_f300_0000_ffffu64);
     g.mem.wr(TSS as usize + 4, 0x7800u64);
+    // No I/O permission map.
+    g.mem.wr(TSS as usize + 0x66, 0xffffu16);
     let (user, stack) = (0x9000u64, 0x7400u64);
     g.load(|a| {
         a.push(0x33)?;
