@@ -35,7 +35,7 @@ suite() {
     case $1 in
     host) suite_host ;;
     amd) suite_vm amd 1 300 ;;
-    intel | amd-bochs | intel-haswell) suite_vm "$1" 3 600 ;;
+    intel | amd-bochs | intel-haswell) suite_vm "$1" 3 900 ;;
     refuse-lynnfield) suite_refuse --vendor corei5_lynnfield_750 ;;
     refuse-penryn) suite_refuse --vendor core2_penryn_t9600 ;;
     refuse-nosvm) suite_refuse --cpu qemu64,-svm --log "$LODGE_LOG/vm-nosvm.log" ;;
