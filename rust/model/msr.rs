@@ -379,6 +379,8 @@ impl Access<'_> {
             Rule::Canonical => refuse_unless(cr::is_canonical(v, guest.linear_bits()))?,
             Rule::SysenterCs if !guest.host_vendor().is_amd() => v & 0xffff_ffff,
             Rule::SysenterAddress => self.sysenter_address(),
+            // On Intel the host writes it for the guest, and the upper half is reserved.
+            Rule::Fmask if !guest.host_vendor().is_amd() => refuse_unless(v >> 32 == 0)?,
             Rule::Pat => refuse_unless(v.to_le_bytes().into_iter().all(is_pat_type))?,
             Rule::TscAux if guest.vendor().is_amd() => v & 0xffff_ffff,
             Rule::TscAux => refuse_unless(v >> 32 == 0)?,

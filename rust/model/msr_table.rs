@@ -80,6 +80,7 @@ pub enum Rule {
     DebugCtl,
     Efer,
     FeatureControl,
+    Fmask,
     Hwcr,
     McBank,
     McControl2,
@@ -403,7 +404,9 @@ pub static TABLE: &[Row] = &[
     row(0xc000_0083, "CSTAR", Hw(HwMsr::Cstar))
         .rule(Rule::Canonical)
         .listed(IfPresent),
-    row(0xc000_0084, "FMASK", Hw(HwMsr::Fmask)).listed(IfPresent),
+    row(0xc000_0084, "FMASK", Hw(HwMsr::Fmask))
+        .rule(Rule::Fmask)
+        .listed(IfPresent),
     row(0xc000_0100, "FS_BASE", Hw(HwMsr::FsBase)).rule(Rule::Canonical),
     row(0xc000_0101, "GS_BASE", Hw(HwMsr::GsBase)).rule(Rule::Canonical),
     row(0xc000_0102, "KERNEL_GS_BASE", Hw(HwMsr::KernelGsBase))

@@ -516,6 +516,18 @@ fn feature_msrs() {
     }
 }
 
+/// The host writes FMASK for an Intel guest: a value that the CPU refuses must not get that far.
+#[test]
+fn fmask_has_32_bits_on_intel() {
+    for (name, high) in [("haswell", Err(BadMsr::Refused)), ("tcg-epyc", Ok(()))] {
+        let mut v = Vcpu::new(name);
+        for who in [Who::Guest, Who::Host] {
+            assert!(v.wr(0xc000_0084, 0xffff_ffff, who).is_ok(), "{name}");
+            assert_eq!(v.wr(0xc000_0084, 1 << 32, who).map(|_| ()), high, "{name}");
+        }
+    }
+}
+
 #[test]
 fn pass_through_needs_no_checks() {
     for msr in HwMsr::ALL {
