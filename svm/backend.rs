@@ -327,6 +327,10 @@ impl Backend for Svm {
         control.exit_code
     }
 
+    fn take_interrupt(_hw: &mut Hw, _irq: &IrqOff) {
+        // It is pending still: the host takes it when it enables interrupts.
+    }
+
     fn handle(cx: &mut Loaded<'_, Self>, exit: u64) -> Result<Flow> {
         super::handle::handle(cx, exit)
     }

@@ -81,6 +81,7 @@ pub(crate) struct Hw {
     pub(super) vmcs: Fields,
     shared: &'static Shared,
     run: Run,
+    msr_lists: Pages<0>,
     vpid: Vpid,
     eptp: u64,
     /// Translations in the TLB are stale: those of linear addresses, or also the second stage's.
@@ -422,10 +423,12 @@ impl Backend for Vmx {
 
     fn new_vcpu() -> Result<(Hw, Resident)> {
         let shared = SHARED.get()?;
+        let msr_lists = Pages::new()?;
         let hw = Hw {
             vmcs: Fields::default(),
             shared,
-            run: Run::default(),
+            run: Run::new(msr_lists.as_ptr()),
+            msr_lists,
             vpid: Vpid::take(shared),
             eptp: 0,
             stale_linear: true,
@@ -454,6 +457,7 @@ impl Backend for Vmx {
         let init = Init {
             controls: &hw.shared.controls,
             msr_bitmap: &hw.shared.msr_bitmap,
+            msr_lists: &hw.msr_lists,
             eptp: hw.eptp,
             vpid: hw.vpid.0,
         };
@@ -557,6 +561,10 @@ impl Backend for Vmx {
         exit.info = IntrInfo(hw.run.intr_info);
         exit.vectoring = IntrInfo(hw.run.vectoring);
         exit
+    }
+
+    fn take_interrupt(hw: &mut Hw, irq: &IrqOff) {
+        hw.run.take_interrupt(irq);
     }
 
     fn handle(cx: &mut Loaded<'_, Self>, exit: Exit) -> Result<Flow> {

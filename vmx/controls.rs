@@ -392,9 +392,12 @@ const SECONDARY: Wanted = Wanted {
 
 const EXIT: Wanted = Wanted {
     word: Word::Exit,
-    required: exit::SAVE_DEBUG | exit::HOST_64 | exit::LOAD_PAT | exit::LOAD_EFER,
-    // An interrupt that ends a run stays pending until the host enables interrupts: then all of its state is back.
-    dynamic: exit::ACKNOWLEDGE_INTERRUPT,
+    required: exit::SAVE_DEBUG
+        | exit::HOST_64
+        | exit::ACKNOWLEDGE_INTERRUPT
+        | exit::LOAD_PAT
+        | exit::LOAD_EFER,
+    dynamic: 0,
     optional: 0,
     // PAT and EFER change only by intercepted writes, so there is nothing to save.
     forbidden: exit::SAVE_PAT | exit::SAVE_EFER | exit::SAVE_PREEMPTION_TIMER,

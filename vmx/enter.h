@@ -16,6 +16,7 @@
 #include <linux/build_bug.h>
 #include <linux/list.h>
 #include <linux/types.h>
+#include <asm/vmx.h>
 
 /* One vCPU's. What the VMCS holds of the host is repeated here, so that it is written only when it changed. */
 struct lodge_vmx {
@@ -29,10 +30,17 @@ struct lodge_vmx {
 	u32 reason;
 	u32 intr_info;
 	u32 idt_vectoring;
+	/* A page with the MSRs that entries and exits load, the guest's values in its first half, the host's in the other. */
+	u32 msr_count;		/* as the VMCS has it, for both */
+	u32 pad;
+	struct vmx_msr_entry *msrs;
 };
 static_assert(offsetof(struct lodge_vmx, host_rsp) == VMX_HOST_RSP);
 static_assert(offsetof(struct lodge_vmx, flags) == VMX_FLAGS);
-static_assert(sizeof(struct lodge_vmx) == 48);
+static_assert(sizeof(struct lodge_vmx) == 64);
+
+/* Entries in one half of the page. */
+#define LODGE_VMX_MSRS 128
 
 /* The host state of a CPU that a VMCS must repeat; CR3 and CR4 are looked at before each entry instead. */
 struct lodge_vmx_cpu {

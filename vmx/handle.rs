@@ -38,7 +38,7 @@ pub(super) fn handle(cx: &mut Cx<'_>, exit: Exit) -> Result<Flow> {
     match reason {
         Basic::EptViolation => ept_violation(cx),
         Basic::Io => io(cx, len),
-        // Taken by the host when interrupts were enabled again.
+        // Taken by the host.
         Basic::ExternalInterrupt => Ok(Flow::Resume),
         Basic::InterruptWindow => {
             Vmx::set_irq_window(&mut cx.state.hw, false);

@@ -10,6 +10,7 @@ use core::arch::asm;
 use core::ffi::c_void;
 use kernel::ffi::c_int;
 
+use crate::sys::cpu::IrqOff;
 use crate::sys::switch::Switch;
 
 /// Why an instruction did nothing.
@@ -183,6 +184,19 @@ pub(super) struct Run {
     pub(super) reason: u32,
     pub(super) intr_info: u32,
     pub(super) vectoring: u32,
+    msr_count: u32,
+    pad: u32,
+    msrs: u64,
+}
+
+impl Run {
+    /// `msrs` is the address of a page that lives as long as this is used, and nobody else uses.
+    pub(super) fn new(msrs: *mut u8) -> Self {
+        Self {
+            msrs: msrs as u64,
+            ..Self::default()
+        }
+    }
 }
 
 /// [`Run::flags`]: enter with VMRESUME.
@@ -226,7 +240,7 @@ const _: () = {
     assert!(offset_of!(Run, host_rsp) == 0);
     assert!(offset_of!(Run, flags) == 24);
     assert!(offset_of!(Run, vectoring) == 44);
-    assert!(size_of::<Run>() == 48);
+    assert!(size_of::<Run>() == 64);
     assert!(offset_of!(CpuState, rip) == 64);
     assert!(offset_of!(CpuState, tr_selector) == 80);
     assert!(size_of::<CpuState>() == 88);
@@ -237,6 +251,8 @@ const _: () = {
 unsafe extern "C" {
     /// Interrupts off, the vCPU's VMCS current.
     pub(super) fn lodge_vmx_enter(switch: *mut Switch, run: *mut Run);
+    /// Interrupts off, the host's software-switched state back.
+    fn lodge_vmx_interrupt(run: *const Run);
     /// Preemption off.
     pub(super) fn lodge_vmx_cpu_state(state: *mut CpuState);
     /// Preemption off.

@@ -22,6 +22,8 @@ pub(super) const EXCEPTIONS: u32 = 1 << 1 | 1 << 17 | 1 << 18;
 pub(super) struct Init<'a> {
     pub(super) controls: &'a Controls,
     pub(super) msr_bitmap: &'a Pages<0>,
+    /// What entries (first half) and exits (second half) load; none at first.
+    pub(super) msr_lists: &'a Pages<0>,
     pub(super) eptp: u64,
     /// 0 for none.
     pub(super) vpid: u16,
@@ -70,10 +72,12 @@ pub(super) fn init(vmcs: &mut Fields, init: &Init<'_>) {
     vmcs.write(f::GUEST_SYSENTER_CS, 0);
     vmcs.write(f::GUEST_SYSENTER_ESP, 0);
     vmcs.write(f::GUEST_SYSENTER_EIP, 0);
-    // SAFETY: the bitmap is a page that outlives the VMCS; the EPT pointer is made of the VM's root.
+    // SAFETY: bitmap and lists are pages that outlive the VMCS; the EPT pointer is made of the VM's root.
     unsafe {
         vmcs.write_trusted(f::MSR_BITMAP, init.msr_bitmap.phys());
         vmcs.write_trusted(f::EPT_POINTER, init.eptp);
+        vmcs.write_trusted(f::ENTRY_MSR_LOAD_ADDR, init.msr_lists.phys());
+        vmcs.write_trusted(f::EXIT_MSR_LOAD_ADDR, init.msr_lists.phys() | 1 << 11);
     }
 }
 

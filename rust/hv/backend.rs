@@ -111,6 +111,9 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
         switch: &mut Switch,
         irq: &IrqOff,
     ) -> Self::Exit;
+    /// Takes the interrupt of the host that ended the run, where the hardware acknowledged it rather than left it pending.
+    /// Called after [`Backend::enter`], as soon as all of the host's state is back.
+    fn take_interrupt(hw: &mut Self::Hw, irq: &IrqOff);
     /// Deals with an exit.
     fn handle(cx: &mut Loaded<'_, Self>, exit: Self::Exit) -> Result<Flow>;
     /// What the CPU was delivering when it exited (EXITINTINFO, IDT-vectoring information). Called right after each exit;

@@ -88,6 +88,7 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
     switch.load_guest(&irq);
     let exit = B::enter(&mut cx.state.hw, cx.resident, switch, &irq);
     switch.load_host(&irq);
+    B::take_interrupt(&mut cx.state.hw, &irq);
     cx.shared.leave_guest_mode();
     irq.finish();
 

@@ -15,6 +15,7 @@
 #include <asm/mmu_context.h>
 #include <asm/msr.h>
 #include <asm/nospec-branch.h>
+#include <asm/perf_event.h>
 #include <asm/processor.h>
 #include <asm/traps.h>
 #include <asm/virt.h>
@@ -171,6 +172,33 @@ static void machine_check(void)
 }
 
 /*
+ * The host's performance counters that must not count the guest, among them all that write records to the host's
+ * memory by linear address (PEBS). Entries and exits switch them, so that no NMI comes in between.
+ */
+static void switch_counters(struct lodge_vmx *vmx)
+{
+	/* A guest's own counters: there are none. */
+	static struct kvm_pmu none;
+	struct perf_guest_switch_msr *m;
+	u32 n = 0;
+	int i, nr = 0;
+
+	m = perf_guest_get_msrs(&nr, &none);
+	for (i = 0; m && i < nr && n < LODGE_VMX_MSRS; i++) {
+		if (m[i].host == m[i].guest)
+			continue;
+		vmx->msrs[n] = (struct vmx_msr_entry){ .index = m[i].msr, .value = m[i].guest };
+		vmx->msrs[LODGE_VMX_MSRS + n] = (struct vmx_msr_entry){ .index = m[i].msr, .value = m[i].host };
+		n++;
+	}
+	if (n != vmx->msr_count) {
+		vmwrite(VM_ENTRY_MSR_LOAD_COUNT, n);
+		vmwrite(VM_EXIT_MSR_LOAD_COUNT, n);
+		vmx->msr_count = n;
+	}
+}
+
+/*
  * Runs the guest until its next exit. Interrupts off, the VMCS current, the guest's software-switched state loaded.
  * At return an NMI or machine check that ended the run was handled; an interrupt was not, see lodge_vmx_interrupt().
  */
@@ -187,6 +215,8 @@ void lodge_vmx_enter(struct lodge_switch *sw, struct lodge_vmx *vmx)
 		vmwrite(HOST_CR4, cr4);
 		vmx->host_cr4 = cr4;
 	}
+	switch_counters(vmx);
+
 	vmx->reason = 0;
 	vmx->intr_info = 0;
 	vmx->idt_vectoring = 0;
