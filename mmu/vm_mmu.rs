@@ -8,6 +8,7 @@ use kernel::sync::atomic::{Atomic, Relaxed, Release};
 use kernel::sync::{new_mutex, Arc, Mutex};
 
 use crate::sys::mm::{self, AgeHow, MmEvents, MmWatch, RwSpinLock, WriteGuard};
+use crate::sys::params;
 use crate::sys::srcu_cell::SrcuCell;
 
 use super::invalidation::Invalidations;
@@ -35,12 +36,20 @@ pub(crate) struct MmuConfig<C> {
     pub(crate) format: C,
     /// The level of the root table's entries: `L512G` (four levels) or `L256T` (five).
     pub(crate) root_level: Level,
-    /// The largest leaf that hardware and mitigations allow.
+    /// The largest leaf that the hardware can do; the user and mitigations of the host may want smaller ones.
     pub(crate) max_leaf: Level,
     /// Physical address bits of the guest (MAXPHYADDR): slots end below them.
     pub(crate) phys_bits: u8,
     /// KVM_MEM_ flags that user space may set.
     pub(crate) slot_flags: u32,
+}
+
+/// The largest leaf that there may be, of those the hardware can do.
+fn leaf_limit(hardware: Level) -> Level {
+    if mm::small_leaves_only() || !params::get().large_pages {
+        return Level::L4K;
+    }
+    hardware
 }
 
 /// The slots as published; sorted by gfn.
@@ -123,7 +132,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         let tdp = Tdp::<P>::new(
             config.format,
             config.root_level,
-            config.max_leaf,
+            leaf_limit(config.max_leaf),
             &mut &root,
         )
         .ok_or(EINVAL)?;

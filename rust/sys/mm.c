@@ -6,6 +6,8 @@
  * sleep, "atomic" is any context in which a spinlock may be taken by a task.
  */
 #include <asm/e820/api.h>
+#include <linux/cc_platform.h>
+#include <linux/cpu.h>
 #include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
@@ -18,7 +20,9 @@
 #include <linux/swap.h>
 #include <linux/uaccess.h>
 #include <linux/vmstat.h>
+#include <asm/cpufeature.h>
 #include <asm/memtype.h>
+#include <asm/spec-ctrl.h>
 
 #include "mm.h"
 
@@ -113,6 +117,24 @@ void lodge_tables_free_rcu(u64 graves)
 void lodge_rcu_barrier(void)
 {
 	rcu_barrier();
+}
+
+/* -- What the host demands of second-stage tables. Task. */
+
+/*
+ * Whether all leaves must be small: a guest that changes the size of a page that it executes can stop some CPUs for good (iTLB
+ * multihit). The kernel shows in sysfs that this is seen to.
+ */
+bool lodge_small_leaves_only(void)
+{
+	itlb_multihit_kvm_mitigation = boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT) && !cpu_mitigations_off();
+	return itlb_multihit_kvm_mitigation;
+}
+
+/* Whether the host's memory is encrypted, so that physical addresses carry a bit that says so (SME). */
+bool lodge_memory_encrypted(void)
+{
+	return cc_platform_has(CC_ATTR_HOST_MEM_ENCRYPT);
 }
 
 /* -- User pages. */

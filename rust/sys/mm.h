@@ -46,6 +46,9 @@ void lodge_table_bury(u64 *graves, u64 pa);
 void lodge_tables_free_rcu(u64 graves);
 void lodge_rcu_barrier(void);
 
+bool lodge_small_leaves_only(void);
+bool lodge_memory_encrypted(void);
+
 int lodge_host_page_get(u64 hva, bool write, bool may_write, struct lodge_host_page *out);
 void lodge_host_page_put(struct page *page, bool dirty);
 u8 lodge_host_level(u64 hva);

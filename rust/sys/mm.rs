@@ -37,6 +37,8 @@ unsafe extern "C" {
     fn lodge_read_unlock(lock: *mut bindings::rwlock_t);
     fn lodge_write_lock(lock: *mut bindings::rwlock_t);
     fn lodge_write_unlock(lock: *mut bindings::rwlock_t);
+    safe fn lodge_small_leaves_only() -> bool;
+    safe fn lodge_memory_encrypted() -> bool;
     fn lodge_host_page_get(
         hva: u64,
         write: bool,
@@ -155,6 +157,16 @@ impl<T> Drop for WriteGuard<'_, T> {
         // SAFETY: this task holds the write side.
         unsafe { lodge_write_unlock(self.lock.raw.get()) };
     }
+}
+
+/// Whether a mitigation of this host forbids large leaves (iTLB multihit).
+pub(crate) fn small_leaves_only() -> bool {
+    lodge_small_leaves_only()
+}
+
+/// Whether the host's memory is encrypted: then a physical address alone does not reach it.
+pub(crate) fn memory_encrypted() -> bool {
+    lodge_memory_encrypted()
 }
 
 /// The host page behind a user address, with a reference on it if it has a `struct page`.
