@@ -23,6 +23,7 @@ use crate::model::msr::{HwMsr, Pass};
 use crate::model::regs::{rflags, Seg, Segment, TableReg, RAX, RSP};
 use crate::sys::cpu::{self, IrqOff, PreemptOff};
 use crate::sys::global::{clear_at_unload, Global, PerCpu};
+use crate::sys::mm;
 use crate::sys::page::Pages;
 use crate::sys::params;
 use crate::sys::switch::Switch;
@@ -166,6 +167,10 @@ impl Backend for Svm {
             }
             EOPNOTSUPP
         })?;
+        if mm::memory_encrypted() {
+            pr_err!("the host's memory is encrypted (SME), which Lodge cannot deal with\n");
+            return Err(EOPNOTSUPP);
+        }
         let mut host_save = KVec::with_capacity(cpu::nr_cpus() as usize, GFP_KERNEL)?;
         for _ in 0..cpu::nr_cpus() {
             host_save.push(HostSave::new()?, GFP_KERNEL)?;
