@@ -199,6 +199,24 @@ static void switch_counters(struct lodge_vmx *vmx)
 }
 
 /*
+ * Whether dealing with an exit leaves nothing in the L1 data cache that the guest should not see. An interrupt's handler
+ * says so by itself, and coming back from user space or another CPU does; what remains is next to nothing but the guest's registers.
+ */
+static bool leaves_l1d_clean(u16 reason)
+{
+	switch (reason) {
+	case EXIT_REASON_EXTERNAL_INTERRUPT:
+	case EXIT_REASON_INTERRUPT_WINDOW:
+	case EXIT_REASON_NMI_WINDOW:
+	case EXIT_REASON_CPUID:
+	case EXIT_REASON_MSR_READ:
+	case EXIT_REASON_MSR_WRITE:
+		return true;
+	}
+	return false;
+}
+
+/*
  * Runs the guest until its next exit. Interrupts off, the VMCS current, the guest's software-switched state loaded.
  * At return an NMI or machine check that ended the run was handled; an interrupt was not, see lodge_vmx_interrupt().
  */
@@ -231,6 +249,8 @@ void lodge_vmx_enter(struct lodge_switch *sw, struct lodge_vmx *vmx)
 		vmx->error = vmread(VM_INSTRUCTION_ERROR);
 		return;
 	}
+	if (!leaves_l1d_clean(vmx->reason))
+		kvm_set_cpu_l1tf_flush_l1d();
 	if (!(vmx->reason & BIT(31)))
 		vmx->idt_vectoring = vmread(IDT_VECTORING_INFO_FIELD);
 	if ((u16)vmx->reason == EXIT_REASON_MCE_DURING_VMENTRY ||
@@ -308,12 +328,14 @@ void lodge_vmx_thread_save(struct lodge_vmx_thread *t)
 /* Undoes what exits did to the thread's and the CPU's segment state, but for MSR_KERNEL_GS_BASE. */
 void lodge_vmx_thread_restore(const struct lodge_vmx_thread *t)
 {
-	if (t->ldt || (t->gs & 7)) {
+	if (t->ldt || t->gs) {
 		asm volatile("lldt %0" : : "rm"(t->ldt));
 		load_gs_index(t->gs);
 	}
-	if (t->fs & 7)
+	if (t->fs) {
 		loadsegment(fs, t->fs);
+		wrmsrq(MSR_FS_BASE, t->fs_base);
+	}
 	if (t->ds | t->es) {
 		loadsegment(ds, t->ds);
 		loadsegment(es, t->es);
