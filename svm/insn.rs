@@ -24,22 +24,22 @@ impl VmcbPage {
     }
 
     /// The block.
-    pub(crate) fn get(&self) -> &Vmcb {
-        // SAFETY: a zeroed or used page is a valid `Vmcb` (plain integers), aligned to a page.
-        unsafe { &*self.0.as_ptr().cast::<Vmcb>() }
-    }
-
-    /// The block, to change it.
     pub(crate) fn get_mut(&mut self) -> &mut Vmcb {
-        // SAFETY: as above; borrowed exclusively.
+        // SAFETY: a zeroed or used page is a valid `Vmcb` (plain integers), aligned to a page; borrowed exclusively.
         unsafe { &mut *self.0.as_ptr().cast::<Vmcb>() }
     }
 
     /// Runs the guest until its next exit. The caller has filled the block with a state that keeps the guest in its
     /// place: nested paging on a root that lives, permission maps, the intercepts of `vmcb::intercept::ALWAYS`.
-    pub(crate) fn run(&mut self, switch: &mut Switch, host_save: &HostSave, _irq: &IrqOff) {
+    /// False: it did not run, since a reboot has turned SVM off.
+    pub(crate) fn run(
+        &mut self,
+        switch: &mut Switch,
+        host_save: &HostSave,
+        _irq: &IrqOff,
+    ) -> bool {
         // SAFETY: interrupts are off, the host's state was saved on this CPU; the block is ours alone.
-        unsafe { ffi::lodge_svm_enter(switch, self.0.phys(), host_save.vmload.phys()) };
+        unsafe { ffi::lodge_svm_enter(switch, self.0.phys(), host_save.vmload.phys()) }
     }
 }
 
@@ -82,6 +82,21 @@ pub(crate) fn vcpu_barrier(_preempt: &PreemptOff) {
     // SAFETY: preemption is off.
     unsafe { ffi::lodge_vcpu_barrier() };
 }
+
+/// Does what [`HostSave::save`] saved hold for one entry only, since another thread may replace the LDT?
+pub(crate) fn ldt_in_use(_irq: &IrqOff) -> bool {
+    // SAFETY: interrupts are off, in a task with user memory (KVM_RUN).
+    unsafe { ffi::lodge_svm_ldt_in_use() }
+}
+
+/// Hands a machine check that ended the guest's run to the host.
+pub(crate) fn machine_check(_irq: &IrqOff) {
+    // SAFETY: interrupts are off; called for an exit that says that there is one.
+    unsafe { ffi::lodge_svm_machine_check() };
+}
+
+/// CR4.MCE of the host, which guests run with.
+pub(crate) use ffi::lodge_svm_host_mce as host_mce;
 
 /// What RDTSCP shows, on this CPU.
 pub(crate) fn tsc_aux(_preempt: &PreemptOff) -> u64 {

@@ -59,19 +59,25 @@ impl<B: Backend> Loaded<'_, B> {
         self.drive_job(Answer::Start)
     }
 
+    fn step_job(&mut self, answer: Answer) -> Result<Need> {
+        match self.state.job.as_mut() {
+            Some(job) => Ok(job.step(answer)),
+            None => Err(self.vm.kill("no emulator job")),
+        }
+    }
+
     /// Steps the stored job on until it ends or user space has to do something.
-    pub(crate) fn drive_job(&mut self, mut answer: Answer) -> Result<Flow> {
+    pub(crate) fn drive_job(&mut self, answer: Answer) -> Result<Flow> {
+        let need = self.step_job(answer)?;
+        self.drive_need(need)
+    }
+
+    /// Meets what the stored job needs, and goes on as [`Loaded::drive_job`] does.
+    pub(crate) fn drive_need(&mut self, mut need: Need) -> Result<Flow> {
         for _ in 0..MAX_STEPS {
-            let Some(job) = self.state.job.as_mut() else {
-                return Err(self.vm.kill("no emulator job"));
-            };
-            let need = job.step(answer);
             match self.meet(need) {
-                Met::Answer(a) => answer = a,
-                Met::User(wait) => {
-                    self.state.pending = Pending::Job(wait);
-                    return Ok(Flow::User);
-                }
+                Met::Answer(answer) => need = self.step_job(answer)?,
+                Met::User(wait) => return self.leave_job(wait),
                 Met::End(flow) => {
                     *self.state.job = None;
                     return Ok(flow);
@@ -79,6 +85,27 @@ impl<B: Backend> Loaded<'_, B> {
             }
         }
         Err(self.vm.kill("the emulator did not come to an end"))
+    }
+
+    /// Leaves the job for user space to carry out an access. A write needs no answer: when it is the last thing that the
+    /// instruction does, the instruction is done before user space looks at the registers.
+    fn leave_job(&mut self, wait: JobWait) -> Result<Flow> {
+        let answer = match wait {
+            JobWait::Write => Answer::Ack,
+            JobWait::MmioExchanged => Answer::Exchanged(true),
+            _ => {
+                self.state.pending = Pending::Job(wait);
+                return Ok(Flow::User);
+            }
+        };
+        match self.step_job(answer)? {
+            Need::Done(done) => {
+                let _resume = self.finish(done);
+                *self.state.job = None;
+            }
+            next => self.state.pending = Pending::Next(next),
+        }
+        Ok(Flow::User)
     }
 
     fn meet(&mut self, need: Need) -> Met {
@@ -95,7 +122,7 @@ impl<B: Backend> Loaded<'_, B> {
                 Met::User(if count == 1 {
                     JobWait::PortValue { size }
                 } else {
-                    JobWait::Done
+                    JobWait::PortBatch
                 })
             }
             Need::Out {
@@ -108,7 +135,7 @@ impl<B: Backend> Loaded<'_, B> {
                 if count == 1 {
                     self.set_port_value(value, size);
                 }
-                Met::User(JobWait::Done)
+                Met::User(JobWait::Write)
             }
             Need::PioToMem { at, offset, len } => self.copy_pio(at, offset, len, true),
             Need::MemToPio { at, offset, len } => self.copy_pio(at, offset, len, false),
@@ -209,7 +236,7 @@ impl<B: Backend> Loaded<'_, B> {
             return Met::Answer(Answer::Ack);
         }
         self.run.mmio(gpa, len, Some(bytes));
-        Met::User(JobWait::Done)
+        Met::User(JobWait::Write)
     }
 
     fn exchange(&mut self, at: u64, len: u8, old: u128, new: u128) -> Met {

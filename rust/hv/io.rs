@@ -5,7 +5,7 @@ use kernel::prelude::*;
 
 use crate::hv::backend::{Backend, Flow};
 use crate::hv::vcpu::Loaded;
-use crate::model::emu::job::Answer;
+use crate::model::emu::job::{Answer, Need};
 use crate::model::regs::RAX;
 use crate::sys::run_page::PIO_OFFSET;
 
@@ -20,6 +20,8 @@ pub(crate) enum Pending {
     In { linear_rip: u64, len: u8, size: u8 },
     /// The emulator waits for the answer to an access.
     Job(JobWait),
+    /// The access was a write, and the emulator has this to do next.
+    Next(Need),
 }
 
 /// What the emulator waits for.
@@ -31,8 +33,10 @@ pub(crate) enum JobWait {
     MmioValue { len: u8 },
     /// A compare-and-exchange on a device, which was carried out as a write.
     MmioExchanged,
-    /// Only that it was done.
-    Done,
+    /// A batch of values in the PIO data page.
+    PortBatch,
+    /// Nothing: the access is a write.
+    Write,
 }
 
 /// The low `size` bytes of `value`, on top of the rest of `old` as IN does it (4 bytes clear the upper half).
@@ -110,10 +114,11 @@ impl<B: Backend> Loaded<'_, B> {
                         Answer::Value(data & mask)
                     }
                     JobWait::MmioExchanged => Answer::Exchanged(true),
-                    JobWait::Done => Answer::Ack,
+                    JobWait::PortBatch | JobWait::Write => Answer::Ack,
                 };
                 self.drive_job(answer)
             }
+            Pending::Next(need) => self.drive_need(need),
         }
     }
 }

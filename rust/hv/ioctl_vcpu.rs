@@ -143,6 +143,10 @@ fn set_regs<B: Backend>(cx: &mut Loaded<'_, B>, from: &kvm_regs) {
     r.set(15, from.r15);
     r.rip = from.rip;
     r.rflags = from.rflags | regs::rflags::FIXED;
+    let gpr = r.gpr;
+    if let Some(job) = cx.state.job.as_mut() {
+        job.set_gprs(&gpr);
+    }
     cx.state.events.drop_pending_exception();
 }
 

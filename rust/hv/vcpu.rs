@@ -71,7 +71,6 @@ pub(crate) type UserRunRef = Arc<UserRun>;
 /// A virtual CPU.
 #[pin_data]
 pub(crate) struct Vcpu<B: Backend> {
-    pub(crate) id: u32,
     pub(crate) shared: Arc<VcpuShared>,
     pub(crate) run: UserRunRef,
     residency: Residency<B>,
@@ -99,7 +98,6 @@ pub(crate) struct Loaded<'a, B: Backend> {
     pub(crate) shared: &'a VcpuShared,
     pub(crate) resident: &'a B::Resident,
     pub(crate) run: &'a UserRun,
-    pub(crate) id: u32,
     pub(crate) state: &'a mut VcpuState<B>,
 }
 
@@ -153,7 +151,6 @@ impl<B: Backend> Vcpu<B> {
         )?;
         let vcpu = Arc::pin_init(
             pin_init!(Self {
-                id,
                 shared,
                 run,
                 residency: Residency(resident),
@@ -182,7 +179,6 @@ impl<B: Backend> Vcpu<B> {
             shared: &self.shared,
             resident: &self.residency.0,
             run: &self.run,
-            id: self.id,
             state: &mut state,
         };
         self.notifier.run(&self.residency, &mut cx, body)

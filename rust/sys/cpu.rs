@@ -98,11 +98,6 @@ pub(crate) fn guest_work() -> Result {
     kernel::error::to_result(unsafe { ffi::lodge_guest_work() })
 }
 
-/// Does a signal wait for this task?
-pub(crate) fn signal_pending() -> bool {
-    ffi::lodge_signal_pending()
-}
-
 /// Runs `body` with the signals of `mask` blocked instead of the thread's own, which are back afterwards.
 pub(crate) fn with_signal_mask<R>(mask: Option<u64>, body: impl FnOnce() -> R) -> R {
     let Some(mask) = mask else { return body() };
@@ -112,13 +107,6 @@ pub(crate) fn with_signal_mask<R>(mask: Option<u64>, body: impl FnOnce() -> R) -
     // SAFETY: balances the call above.
     unsafe { ffi::lodge_sigmask_leave() };
     result
-}
-
-/// Makes `cpu` leave guest mode soon. Needs no answer.
-pub(crate) fn kick(cpu: u32) {
-    let _preempt = PreemptOff::new();
-    // SAFETY: preemption is off.
-    unsafe { ffi::lodge_kick(cpu) };
 }
 
 /// Makes `cpu` leave guest mode and waits until it has.

@@ -57,12 +57,10 @@ unsafe extern "C" {
     pub(crate) fn lodge_sched_register(sched: *mut c_void);
     pub(crate) fn lodge_sched_unregister(sched: *mut c_void);
     pub(crate) fn lodge_sched_module(load: bool);
-    pub(crate) fn lodge_kick(cpu: u32);
     pub(crate) fn lodge_kick_wait(cpu: u32);
     pub(crate) fn lodge_guest_prepare();
     pub(crate) safe fn lodge_guest_work_pending() -> bool;
     pub(crate) fn lodge_guest_work() -> c_int;
-    pub(crate) safe fn lodge_signal_pending() -> bool;
     pub(crate) fn lodge_sigmask_enter(mask: u64);
     pub(crate) fn lodge_sigmask_leave();
     pub(crate) fn lodge_fpu_new() -> *mut FpuGuest;
@@ -80,8 +78,11 @@ unsafe extern "C" {
     pub(crate) fn lodge_vcpu_barrier();
     pub(crate) fn lodge_misc_register(fops: *const bindings::file_operations) -> c_int;
     pub(crate) fn lodge_misc_deregister();
-    pub(crate) fn lodge_svm_enter(sw: *mut Switch, vmcb_pa: u64, host_save_pa: u64);
+    pub(crate) fn lodge_svm_enter(sw: *mut Switch, vmcb_pa: u64, host_save_pa: u64) -> bool;
     pub(crate) fn lodge_svm_vmsave(pa: u64);
+    pub(crate) fn lodge_svm_ldt_in_use() -> bool;
+    pub(crate) fn lodge_svm_machine_check();
+    pub(crate) safe fn lodge_svm_host_mce() -> u64;
     pub(crate) fn lodge_get_page(page: *mut bindings::page);
     pub(crate) fn lodge_virt_to_page(address: *const u8) -> *mut bindings::page;
     pub(crate) fn lodge_virt_to_phys(address: *const u8) -> u64;

@@ -52,12 +52,6 @@ impl<T> KillableMutex<T> {
             not_send: PhantomData,
         })
     }
-
-    /// The data, through the only reference.
-    pub(crate) fn get_mut(self: Pin<&mut Self>) -> &mut T {
-        // SAFETY: `data` is not structurally pinned.
-        unsafe { self.get_unchecked_mut() }.data.get_mut()
-    }
 }
 
 /// The lock held.

@@ -74,13 +74,6 @@ impl RunPages {
             *b = self.get(offset.wrapping_add(i));
         }
     }
-
-    /// Zeroes `len` bytes.
-    pub(crate) fn clear(&self, offset: usize, len: usize) {
-        for i in 0..len {
-            self.set(offset.wrapping_add(i), 0u8);
-        }
-    }
 }
 
 #[repr(C, packed)]

@@ -214,13 +214,6 @@ void lodge_sched_module(bool load)
 
 static void kick_ack(void *unused) {}
 
-/* Makes @cpu leave guest mode soon. Preemption off. */
-void lodge_kick(unsigned int cpu)
-{
-	if (cpu != raw_smp_processor_id() && cpu < nr_cpu_ids && cpu_online(cpu))
-		smp_send_reschedule(cpu);
-}
-
 /* Makes this CPU exit as soon as it is in guest mode. Interrupts off. */
 void lodge_kick_self(void) { smp_send_reschedule(raw_smp_processor_id()); }
 
@@ -235,7 +228,7 @@ void lodge_guest_prepare(void) { xfer_to_guest_mode_prepare(); }
 bool lodge_guest_work_pending(void) { return __xfer_to_guest_mode_work_pending(); }
 /* Interrupts on, may sleep: reschedules, delivers task work. -EINTR when a signal is pending. */
 int lodge_guest_work(void) { return xfer_to_guest_mode_handle_work(); }
-bool lodge_signal_pending(void) { return signal_pending(current); }
+void lodge_cond_resched(void) { cond_resched(); }
 
 /* The thread's own mask waits in real_blocked, where signal delivery on the way out looks for it. */
 void lodge_sigmask_enter(u64 mask)
@@ -244,6 +237,8 @@ void lodge_sigmask_enter(u64 mask)
 
 	static_assert(sizeof(set) == sizeof(mask));
 	memcpy(&set, &mask, sizeof(set));
+	/* sigprocmask() leaves it to its callers that these two are never blocked. */
+	sigdelsetmask(&set, sigmask(SIGKILL) | sigmask(SIGSTOP));
 	sigprocmask(SIG_SETMASK, &set, &current->real_blocked);
 }
 
@@ -253,7 +248,6 @@ void lodge_sigmask_leave(void)
 	sigemptyset(&current->real_blocked);
 }
 
-void lodge_cond_resched(void) { cond_resched(); }
 
 /* ---- The guest's FPU state ---- */
 

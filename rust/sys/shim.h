@@ -57,15 +57,13 @@ void lodge_sched_init(struct lodge_sched *s, void *context, void (*in)(void *), 
 void lodge_sched_register(struct lodge_sched *s);
 void lodge_sched_unregister(struct lodge_sched *s);
 void lodge_sched_module(bool load);
-void lodge_kick(unsigned int cpu);
 void lodge_kick_wait(unsigned int cpu);
 void lodge_guest_prepare(void);
 bool lodge_guest_work_pending(void);
 int lodge_guest_work(void);
-bool lodge_signal_pending(void);
+void lodge_cond_resched(void);
 void lodge_sigmask_enter(u64 mask);
 void lodge_sigmask_leave(void);
-void lodge_cond_resched(void);
 struct fpu_guest *lodge_fpu_new(void);
 void lodge_fpu_free(struct fpu_guest *g);
 void lodge_fpu_swap(struct fpu_guest *g, bool enter);
@@ -80,6 +78,9 @@ struct page *lodge_virt_to_page(const void *address);
 u64 lodge_virt_to_phys(const void *address);
 int lodge_misc_register(const struct file_operations *fops);
 void lodge_misc_deregister(void);
-void lodge_svm_enter(struct lodge_switch *sw, u64 vmcb_pa, u64 host_save_pa);
+bool lodge_svm_enter(struct lodge_switch *sw, u64 vmcb_pa, u64 host_save_pa);
 void lodge_svm_vmsave(u64 pa);
+bool lodge_svm_ldt_in_use(void);
+void lodge_svm_machine_check(void);
+u64 lodge_svm_host_mce(void);
 #endif

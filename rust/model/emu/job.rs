@@ -10,7 +10,7 @@
 
 use super::cx::Cx;
 use super::decode::{decode, DecodeError};
-use super::insn::Insn;
+use super::insn::{Insn, Kind};
 use super::run;
 use crate::model::event::Exception;
 use crate::model::regs::{rflags, Context, Regs};
@@ -316,6 +316,12 @@ impl Job {
         &self.regs
     }
 
+    /// User space changed the general registers while it was asked for an answer: the rest of the instruction (of a string
+    /// instruction: of this iteration) uses the new ones.
+    pub fn set_gprs(&mut self, gpr: &[u64; 16]) {
+        self.regs.gpr = *gpr;
+    }
+
     /// Goes on with the answer to the last need, as far as the next one. The first call takes [`Answer::Start`].
     /// After the end, [`Need::Unhandled`].
     pub fn step(&mut self, answer: Answer) -> Need {
@@ -339,7 +345,9 @@ impl Job {
                     self.log = Log::default();
                     self.iterations = self.iterations.saturating_add(1);
                     let single_step = self.regs.rflags & rflags::TF != 0;
-                    if single_step || self.iterations >= MAX_ITERATIONS {
+                    // What user space sees (and may change) between two batches of port I/O are the guest's registers.
+                    let port = matches!(self.insn.kind(), Kind::Ins | Kind::Outs);
+                    if single_step || port || self.iterations >= MAX_ITERATIONS {
                         return self.repeat();
                     }
                 }
