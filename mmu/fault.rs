@@ -131,8 +131,8 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
         Ok(())
     }
 
-    /// Writes `new` to a naturally aligned guest word of `bytes` (1, 2, 4 or 8) if it is `old`, atomically for the guest's other CPUs; otherwise gives
-    /// what it is.
+    /// Writes `new` to a guest word of `bytes` (1, 2, 4 or 8) if it is `old`; otherwise gives what it is. Atomic for the guest's other
+    /// CPUs unless the word lies across two cache lines.
     ///
     /// # Context
     /// A task of the VM's process; sleeps.
@@ -151,12 +151,40 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
         let hva = writable_slot(slots.get(), gpa)?
             .hva_of_byte(gpa)
             .ok_or(bad)?;
-        if u64::from(bytes) > gpa.left_in_page() {
+        if bytes > 8 || u64::from(bytes) > gpa.left_in_page() {
             return Err(bad);
+        }
+        if (gpa.0 & LINE.wrapping_sub(1)).saturating_add(bytes.into()) > LINE {
+            drop(slots);
+            return self.exchange_across_lines(gpa, bytes, old, new);
         }
         mm::cmpxchg_user(hva.0, bytes, old, new).map_err(|_| bad)
     }
+
+    /// A locked access across cache lines raises #AC where the host looks for those, and in the kernel that is fatal.
+    fn exchange_across_lines(
+        &self,
+        gpa: Gpa,
+        bytes: u32,
+        old: u64,
+        new: u64,
+    ) -> Result<Result<(), u64>, GuestMemError> {
+        let mut found = [0u8; 8];
+        if let Some(part) = found.get_mut(..bytes as usize) {
+            self.read_guest(gpa, part)?;
+        }
+        let found = u64::from_le_bytes(found);
+        if found != old {
+            return Ok(Err(found));
+        }
+        let new = new.to_le_bytes();
+        let part = new.get(..bytes as usize).unwrap_or_default();
+        self.write_guest(gpa, part).map(Ok)
+    }
 }
+
+/// Bytes in a cache line.
+const LINE: u64 = 64;
 
 fn writable_slot(slots: &[Slot], gpa: Gpa) -> Result<&Slot, GuestMemError> {
     let fail = |kind| GuestMemError { gpa, kind };
