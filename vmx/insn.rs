@@ -197,6 +197,12 @@ impl Run {
             ..Self::default()
         }
     }
+
+    /// Takes the interrupt that the last exit acknowledged, if it did.
+    pub(super) fn take_interrupt(&self, _irq: &IrqOff) {
+        // SAFETY: interrupts are off, and the caller has brought the host's state back.
+        unsafe { lodge_vmx_interrupt(self) };
+    }
 }
 
 /// [`Run::flags`]: enter with VMRESUME.
