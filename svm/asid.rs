@@ -44,6 +44,17 @@ impl CpuAsids {
         }
     }
 
+    /// The CPU's TLB is in an unknown state (it was off, or a flush may not have happened): the next entry begins a new generation.
+    /// Generations go on counting, so no identifier of an earlier one becomes valid again.
+    #[must_use]
+    pub const fn restarted(self) -> Self {
+        Self {
+            next: self.max.saturating_add(1),
+            generation: self.generation.wrapping_add(1),
+            max: self.max,
+        }
+    }
+
     /// The identifier for an entry of `vcpu` on this CPU (number `cpu`), and the flush the entry needs. `stale`: the vCPU's
     /// translations changed since it last ran. `by_asid`: the CPU can flush one ASID.
     pub fn assign(&mut self, vcpu: &mut VcpuAsid, cpu: u32, stale: bool, by_asid: bool) -> Tlb {

@@ -12,13 +12,18 @@ const VCPUS: usize = 5;
 proptest! {
     /// Entries are (asid -> owner and version of its translations); a run reads the entry and then fills it.
     #[test]
-    fn no_stale_entry(count in 2u32..5, by_asid: bool, steps in prop::collection::vec((0..CPUS, 0..VCPUS, any::<bool>()), 1..200)) {
+    fn no_stale_entry(count in 2u32..5, by_asid: bool, steps in prop::collection::vec((0..CPUS, 0..VCPUS, any::<bool>(), 0..8u8), 1..200)) {
         let mut cpus = [CpuAsids::new(count); CPUS];
         let mut tlbs: Vec<BTreeMap<u32, (usize, u32)>> = (0..CPUS).map(|_| BTreeMap::new()).collect();
         let mut vcpus = [VcpuAsid::default(); VCPUS];
         let mut version = [0u32; VCPUS];
         let mut ran = [[0u32; CPUS]; VCPUS];
-        for (cpu, v, change) in steps {
+        for (cpu, v, change, event) in steps {
+            if event == 0 {
+                // The CPU was off: it may come back with anything in its TLB.
+                cpus[cpu] = cpus[cpu].restarted();
+                tlbs[cpu] = (1..count).map(|asid| (asid, (usize::MAX, 0))).collect();
+            }
             if change {
                 version[v] += 1;
             }

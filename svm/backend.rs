@@ -133,7 +133,7 @@ impl CpuVirt for Svm {
             .activate(preempt);
         shared
             .asids
-            .reset(preempt, CpuAsids::new(shared.features.asids));
+            .update(preempt, CpuAsids::restarted);
         Ok(())
     }
 
@@ -287,6 +287,8 @@ impl Backend for Svm {
             host_save.save(preempt);
             insn::vcpu_barrier(preempt);
             resident.host_saved.store(true, Relaxed);
+        } else if insn::ldt_in_use(irq) {
+            host_save.save(preempt);
         }
         let Some(mut asids) = shared.asids.get(irq) else {
             return code::INVALID;
@@ -318,7 +320,9 @@ impl Backend for Svm {
         if stepping {
             s.rflags |= rflags::TF;
         }
-        hw.vmcb.run(switch, host_save, irq);
+        if !hw.vmcb.run(switch, host_save, irq) {
+            return code::INVALID;
+        }
         let Vmcb { control, save } = hw.vmcb.get_mut();
         switch.regs.set(RAX, save.rax);
         switch.regs.set(RSP, save.rsp);
@@ -329,7 +333,15 @@ impl Backend for Svm {
         }
         switch.cr2 = save.cr2;
         control.event_inj = 0;
-        control.exit_code
+        let exit = control.exit_code;
+        if exit == code::INVALID && flush != Tlb::Keep {
+            // Nothing says that a control block is refused after the flush rather than before it.
+            shared.asids.set(irq, asids.restarted());
+        }
+        if exit == code::EXCEPTION | u64::from(exception::MC) {
+            insn::machine_check(irq);
+        }
+        exit
     }
 
     fn take_interrupt(_hw: &mut Hw, _irq: &IrqOff) {
@@ -451,10 +463,14 @@ impl Backend for Svm {
     fn set_modes(hw: &mut Hw, cr0: u64, cr4: u64, efer: u64) {
         use crate::model::cr::cr0::{CD, NW};
         let save = hw.save();
-        // The guest's cache control must not slow down the host's memory; it is shown CR0 as it wrote it.
+        // The guest's cache control must not slow down the host's memory, and a machine check must reach the host.
         save.cr0 = cr0 & !(CD | NW);
-        save.cr4 = cr4;
+        save.cr4 = cr4 | insn::host_mce();
         save.efer = efer | efer::SVME;
+        // Where that differs from what the guest wrote, reads exit: it is shown its own value.
+        let differs = u32::from(save.cr0 != cr0) | u32::from(save.cr4 != cr4) << 4;
+        let c = hw.control();
+        c.intercept_cr = c.intercept_cr & !(1 | 1 << 4) | differs;
         // A new mode means new translations of linear addresses, which nested tags do not tell apart.
         hw.stale = true;
     }

@@ -134,7 +134,7 @@ fn exception(cx: &mut Cx<'_>, v: u8) -> Flow {
     match v {
         vector::DB => debug(cx),
         vector::AC => cx.raise(Exception::with_error(vector::AC, 0)),
-        // A machine check is the host's; it was taken when the exit opened the global interrupt flag.
+        // A machine check is the host's; `enter` handed it over.
         vector::MC => {}
         _ => {
             cx.run.unknown(code::EXCEPTION | u64::from(v));

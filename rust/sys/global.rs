@@ -84,10 +84,10 @@ impl<T: Copy> PerCpu<T> {
         }
     }
 
-    /// Sets this CPU's value while no vCPU runs on it (CPU hotplug).
-    pub(crate) fn reset(&self, preempt: &PreemptOff, value: T) {
+    /// Changes this CPU's value while no vCPU runs on it (CPU hotplug).
+    pub(crate) fn update(&self, preempt: &PreemptOff, change: impl FnOnce(T) -> T) {
         if let Some(cell) = self.0.get(preempt.cpu() as usize) {
-            cell.set(value);
+            cell.set(change(cell.get()));
         }
     }
 }

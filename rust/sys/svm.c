@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /* AMD: the window between guest_state_enter_irqoff() and guest_state_exit_irqoff(). */
 #include <linux/kvm_host.h>
+#include <linux/sched.h>
 #include <asm/debugreg.h>
+#include <asm/mce.h>
+#include <asm/mmu.h>
 #include <asm/nospec-branch.h>
 #include <asm/processor.h>
+#include <asm/tlbflush.h>
+#include <asm/traps.h>
+#include <asm/virt.h>
 
 #include "shim.h"
 
@@ -27,18 +33,60 @@ static noinstr void svm_window(struct lodge_switch *sw, u64 vmcb_pa, u64 host_sa
 /*
  * Runs the guest until its next exit. Interrupts off, the guest's software-switched state loaded.
  * An NMI that ended the run is taken at STGI, an interrupt when the caller enables interrupts.
+ * False: the guest did not run, since a reboot has turned SVM off on this CPU.
  */
-void lodge_svm_enter(struct lodge_switch *sw, u64 vmcb_pa, u64 host_save_pa)
+bool lodge_svm_enter(struct lodge_switch *sw, u64 vmcb_pa, u64 host_save_pa)
 {
-	asm volatile("clgi" : : : "memory");
+	asm goto("1: clgi\n" _ASM_EXTABLE(1b, %l[off]) : : : "memory" : off);
+	/* Without LBR virtualization the guest runs with the host's DEBUGCTL: no branch steps, no branch records of the guest. */
+	if (sw->host_debugctl)
+		update_debugctlmsr(0);
 	svm_window(sw, vmcb_pa, host_save_pa);
 	if (get_debugctlmsr() != sw->host_debugctl)
 		update_debugctlmsr(sw->host_debugctl);
-	asm volatile("stgi" : : : "memory");
+	/* An NMI of the reboot may have turned SVM off meanwhile; it sets GIF first. */
+	asm volatile("1: stgi\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "memory");
+	return true;
+off:
+	WARN_ON_ONCE(!virt_rebooting);
+	return false;
 }
 
-/* Saves this CPU's FS, GS, TR, LDTR and system-call state, which VMLOAD restores after an exit. Preemption off. */
+/*
+ * Saves this CPU's FS, GS, TR, LDTR and system-call state, which VMLOAD restores after an exit. Preemption off.
+ * Where SVM is off, the entry that follows finds out.
+ */
 void lodge_svm_vmsave(u64 pa)
 {
-	asm volatile("vmsave %%rax" : : "a"(pa) : "memory");
+	asm volatile("1: vmsave %%rax\n2:\n" _ASM_EXTABLE(1b, 2b) : : "a"(pa) : "memory");
+}
+
+/*
+ * Whether another thread can replace the LDT of the current one at any time: its interrupt reloads LDTR, so a saved LDTR is good for
+ * one entry only. Interrupts off.
+ */
+bool lodge_svm_ldt_in_use(void)
+{
+#ifdef CONFIG_MODIFY_LDT_SYSCALL
+	return READ_ONCE(current->mm->context.ldt) != NULL;
+#else
+	return false;
+#endif
+}
+
+/*
+ * An intercepted machine check is not delivered to the host: its handler is called here, as if from user space, whatever the
+ * guest did: it is not the kernel's state that is lost. Interrupts off.
+ */
+void lodge_svm_machine_check(void)
+{
+	struct pt_regs regs = { .cs = 3, .flags = X86_EFLAGS_IF };
+
+	do_machine_check(&regs);
+}
+
+/* CR4.MCE as the host has it: a machine check in a guest without it shuts the guest, and its report, down. */
+u64 lodge_svm_host_mce(void)
+{
+	return cr4_read_shadow() & X86_CR4_MCE;
 }
