@@ -46,7 +46,6 @@ numbers! {
     GET_MP_STATE = _IOR::<kvm_mp_state>(0x98);
     SET_MP_STATE = _IOW::<kvm_mp_state>(0x99);
     NMI = _IO(0x9a);
-    SET_TSC_KHZ = _IO(0xa2);
     GET_TSC_KHZ = _IO(0xa3);
     GET_XCRS = _IOR::<kvm_xcrs>(0xa6);
     SET_XCRS = _IOW::<kvm_xcrs>(0xa7);

@@ -5,7 +5,6 @@
 //! Unsafe because: calling C is. Contracts and contexts are stated in the C files.
 
 use core::ffi::c_void;
-use kernel::bindings;
 use kernel::ffi::{c_char, c_int};
 
 use crate::sys::switch::Switch;
@@ -76,20 +75,20 @@ unsafe extern "C" {
     pub(crate) fn lodge_switch_out(sw: *mut Switch);
     pub(crate) fn lodge_switch_done();
     pub(crate) fn lodge_vcpu_barrier();
-    pub(crate) fn lodge_misc_register(fops: *const bindings::file_operations) -> c_int;
+    pub(crate) fn lodge_misc_register(fops: *const c_void) -> c_int;
     pub(crate) fn lodge_misc_deregister();
     pub(crate) fn lodge_svm_enter(sw: *mut Switch, vmcb_pa: u64, host_save_pa: u64) -> bool;
     pub(crate) fn lodge_svm_vmsave(pa: u64);
     pub(crate) fn lodge_svm_ldt_in_use() -> bool;
     pub(crate) fn lodge_svm_machine_check();
     pub(crate) safe fn lodge_svm_host_mce() -> u64;
-    pub(crate) fn lodge_get_page(page: *mut bindings::page);
-    pub(crate) fn lodge_virt_to_page(address: *const u8) -> *mut bindings::page;
+    pub(crate) fn lodge_get_page(page: *mut c_void);
+    pub(crate) fn lodge_virt_to_page(address: *const u8) -> *mut c_void;
     pub(crate) fn lodge_virt_to_phys(address: *const u8) -> u64;
 
     pub(crate) fn anon_inode_getfd(
         name: *const c_char,
-        fops: *const bindings::file_operations,
+        fops: *const c_void,
         private: *mut c_void,
         flags: c_int,
     ) -> c_int;

@@ -60,6 +60,8 @@ unsafe fn borrow<'a, T: FileObject>(file: *mut bindings::file) -> ArcBorrow<'a, 
     unsafe { ArcBorrow::from_raw((*file).private_data.cast::<T>()) }
 }
 
+/// # Safety
+/// The kernel releases a file made by [`new_fd`] with the same `T`.
 unsafe extern "C" fn release<T: FileObject>(
     _: *mut bindings::inode,
     file: *mut bindings::file,
@@ -69,6 +71,8 @@ unsafe extern "C" fn release<T: FileObject>(
     0
 }
 
+/// # Safety
+/// `file` was made by [`new_fd`] with the same `T`.
 unsafe extern "C" fn ioctl<T: FileObject>(
     file: *mut bindings::file,
     cmd: c_uint,
@@ -76,12 +80,11 @@ unsafe extern "C" fn ioctl<T: FileObject>(
 ) -> c_long {
     // SAFETY: the kernel keeps the file open during the call.
     let this = unsafe { borrow::<T>(file) };
-    match T::ioctl(this, cmd, arg as usize) {
-        Ok(v) => v as c_long,
-        Err(e) => c_long::from(e.to_errno() as i32 as i64 as c_long),
-    }
+    from_result(|| T::ioctl(this, cmd, arg))
 }
 
+/// # Safety
+/// `file` was made by [`new_fd`] with the same `T`; the mapping is new.
 unsafe extern "C" fn mmap<T: FileObject>(
     _: *mut bindings::file,
     vma: *mut bindings::vm_area_struct,
@@ -91,6 +94,8 @@ unsafe extern "C" fn mmap<T: FileObject>(
     0
 }
 
+/// # Safety
+/// The mapping is of a file made by [`new_fd`] with the same `T`.
 unsafe extern "C" fn fault<T: FileObject>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
     // SAFETY: the mapping holds a reference to its file while it is faulted.
     unsafe {
@@ -101,7 +106,7 @@ unsafe extern "C" fn fault<T: FileObject>(vmf: *mut bindings::vm_fault) -> bindi
         };
         let page = ffi::lodge_virt_to_page(address);
         ffi::lodge_get_page(page);
-        (*vmf).page = page;
+        (*vmf).page = page.cast();
     }
     0
 }
@@ -116,7 +121,7 @@ pub(crate) fn new_fd<T: FileObject>(object: Arc<T>) -> Result<isize> {
     let fd = unsafe {
         ffi::anon_inode_getfd(
             T::NAME.as_char_ptr(),
-            Vtable::<T>::FOPS_REF,
+            core::ptr::from_ref(Vtable::<T>::FOPS_REF).cast::<c_void>(),
             raw.cast_mut().cast::<c_void>(),
             flags,
         )
@@ -141,7 +146,7 @@ impl DevKvm {
     /// Registers the node for the vendor `D`.
     pub(crate) fn register<D: SystemDevice>() -> Result<Self> {
         // SAFETY: the operations are static.
-        to_result(unsafe { ffi::lodge_misc_register(SystemVtable::<D>::FOPS_REF) })?;
+        to_result(unsafe { ffi::lodge_misc_register(core::ptr::from_ref(SystemVtable::<D>::FOPS_REF).cast()) })?;
         Ok(Self(()))
     }
 }
@@ -166,10 +171,12 @@ impl<D: SystemDevice> SystemVtable<D> {
     const FOPS_REF: &'static bindings::file_operations = &Self::FOPS;
 }
 
+/// # Safety
+/// Called by the kernel for an open `/dev/kvm`.
 unsafe extern "C" fn system_ioctl<D: SystemDevice>(
     _: *mut bindings::file,
     cmd: c_uint,
     arg: c_ulong,
 ) -> c_long {
-    from_result(|| D::ioctl(cmd, arg as usize))
+    from_result(|| D::ioctl(cmd, arg))
 }

@@ -58,10 +58,14 @@ impl Notifier {
         lock: &mut T,
         body: impl FnOnce(&mut T) -> R,
     ) -> R {
+        /// # Safety
+        /// Called by the scheduler with the `hooks` that were registered.
         unsafe extern "C" fn on_in<H: Hooks>(context: *mut c_void) {
             // SAFETY: `context` is `hooks`, which outlives the registration; the scheduler has preemption off.
             unsafe { (*(context as *const H)).sched_in(PreemptOff::assume()) }
         }
+        /// # Safety
+        /// As above.
         unsafe extern "C" fn on_out<H: Hooks>(context: *mut c_void) {
             // SAFETY: as above.
             unsafe { (*(context as *const H)).sched_out(PreemptOff::assume()) }
@@ -71,7 +75,7 @@ impl Notifier {
             let preempt = PreemptOff::new();
             // SAFETY: `raw` is pinned storage of the size that the shim checks, used by this task alone.
             unsafe {
-                ffi::lodge_sched_init(raw, (hooks as *const H).cast(), on_in::<H>, on_out::<H>);
+                ffi::lodge_sched_init(raw, core::ptr::from_ref(hooks).cast(), on_in::<H>, on_out::<H>);
                 ffi::lodge_sched_register(raw);
             }
             hooks.sched_in(&preempt);

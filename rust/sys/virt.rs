@@ -26,10 +26,14 @@ pub(crate) struct Enabled(());
 impl Enabled {
     /// Turns it on. EBUSY when somebody else holds CR4.VMXE or EFER.SVME; then nothing has changed.
     pub(crate) fn new<V: CpuVirt>() -> Result<Self> {
+        /// # Safety
+        /// Called by the shim with preemption off.
         unsafe extern "C" fn online<V: CpuVirt>() -> c_int {
             // SAFETY: the shim calls with preemption off.
             from_result(|| V::online(unsafe { PreemptOff::assume() }).map(|()| 0))
         }
+        /// # Safety
+        /// As above.
         unsafe extern "C" fn offline<V: CpuVirt>() {
             // SAFETY: as above.
             V::offline(unsafe { PreemptOff::assume() })
