@@ -13,6 +13,7 @@ use crate::model::regs::{self, Regs};
 use crate::sys::cpu;
 use crate::sys::file::FileObject;
 use crate::sys::fpu::FXSAVE_SIZE;
+use crate::sys::page::Pages;
 use crate::uapi::{
     self, ioctl, kvm_fpu, kvm_interrupt, kvm_mp_state, kvm_regs, kvm_xcr, kvm_xcrs,
 };
@@ -33,7 +34,7 @@ impl<B: Backend> FileObject for VcpuFile<B> {
     const NAME: &'static CStr = c"kvm-vcpu";
     const MAPPABLE: bool = true;
 
-    fn page(&self, offset: usize) -> Option<*mut u8> {
+    fn page(&self, offset: usize) -> Option<&Pages<0>> {
         self.vcpu.run.pages.page(offset)
     }
 

@@ -14,6 +14,7 @@ use kernel::prelude::*;
 use kernel::sync::{Arc, ArcBorrow};
 
 use crate::sys::ffi;
+use crate::sys::page::Pages;
 use crate::Module;
 
 /// An object behind a file descriptor. Callbacks run in task context and may sleep.
@@ -24,8 +25,8 @@ pub(crate) trait FileObject: Send + Sync + 'static {
     /// The ioctl `cmd` with its argument.
     fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize>;
 
-    /// The page at `offset` pages into the mapping, by kernel address; None: beyond the end.
-    fn page(&self, _offset: usize) -> Option<*mut u8> {
+    /// The page at `offset` pages into the mapping; None: beyond the end.
+    fn page(&self, _offset: usize) -> Option<&Pages<0>> {
         None
     }
 
@@ -101,10 +102,10 @@ unsafe extern "C" fn fault<T: FileObject>(vmf: *mut bindings::vm_fault) -> bindi
     unsafe {
         let file = (*(*vmf).__bindgen_anon_1.vma).vm_file;
         let this = borrow::<T>(file);
-        let Some(address) = this.page((*vmf).__bindgen_anon_1.pgoff as usize) else {
+        let Some(pages) = this.page((*vmf).__bindgen_anon_1.pgoff as usize) else {
             return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
         };
-        let page = ffi::lodge_virt_to_page(address);
+        let page = ffi::lodge_virt_to_page(pages.as_ptr());
         ffi::lodge_get_page(page);
         (*vmf).page = page.cast();
     }

@@ -29,9 +29,9 @@ impl RunPages {
         })
     }
 
-    /// The page at `offset` pages into the mapping, by kernel address.
-    pub(crate) fn page(&self, offset: usize) -> Option<*mut u8> {
-        self.pages.get(offset).map(Pages::as_ptr)
+    /// The page at `offset` pages into the mapping.
+    pub(crate) fn page(&self, offset: usize) -> Option<&Pages<0>> {
+        self.pages.get(offset)
     }
 
     fn at(&self, offset: usize, len: usize) -> Option<*mut u8> {
