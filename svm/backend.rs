@@ -131,9 +131,7 @@ impl CpuVirt for Svm {
             .get(preempt.cpu() as usize)
             .ok_or(EIO)?
             .activate(preempt);
-        shared
-            .asids
-            .update(preempt, CpuAsids::restarted);
+        shared.asids.update(preempt, CpuAsids::restarted);
         Ok(())
     }
 

@@ -32,12 +32,7 @@ impl VmcbPage {
     /// Runs the guest until its next exit. The caller has filled the block with a state that keeps the guest in its
     /// place: nested paging on a root that lives, permission maps, the intercepts of `vmcb::intercept::ALWAYS`.
     /// False: it did not run, since a reboot has turned SVM off.
-    pub(crate) fn run(
-        &mut self,
-        switch: &mut Switch,
-        host_save: &HostSave,
-        _irq: &IrqOff,
-    ) -> bool {
+    pub(crate) fn run(&mut self, switch: &mut Switch, host_save: &HostSave, _irq: &IrqOff) -> bool {
         // SAFETY: interrupts are off, the host's state was saved on this CPU; the block is ours alone.
         unsafe { ffi::lodge_svm_enter(switch, self.0.phys(), host_save.vmload.phys()) }
     }

@@ -14,9 +14,7 @@ use crate::sys::cpu;
 use crate::sys::file::FileObject;
 use crate::sys::fpu::FXSAVE_SIZE;
 use crate::sys::page::Pages;
-use crate::uapi::{
-    self, ioctl, kvm_fpu, kvm_interrupt, kvm_mp_state, kvm_regs, kvm_xcr, kvm_xcrs,
-};
+use crate::uapi::{self, ioctl, kvm_fpu, kvm_interrupt, kvm_mp_state, kvm_regs, kvm_xcr, kvm_xcrs};
 
 /// What a vCPU's descriptor refers to. It keeps the VM alive.
 pub(crate) struct VcpuFile<B: Backend> {

@@ -147,7 +147,9 @@ impl DevKvm {
     /// Registers the node for the vendor `D`.
     pub(crate) fn register<D: SystemDevice>() -> Result<Self> {
         // SAFETY: the operations are static.
-        to_result(unsafe { ffi::lodge_misc_register(core::ptr::from_ref(SystemVtable::<D>::FOPS_REF).cast()) })?;
+        to_result(unsafe {
+            ffi::lodge_misc_register(core::ptr::from_ref(SystemVtable::<D>::FOPS_REF).cast())
+        })?;
         Ok(Self(()))
     }
 }
