@@ -76,9 +76,9 @@ fn rare(cx: &mut Cx<'_>, exit: Exit, reason: Basic, len: u8) -> Result<Flow> {
         Basic::EptMisconfiguration => Err(cx
             .vm
             .kill("an entry of the second-stage tables is malformed")),
-        // VMX, SMX and MONITOR are not offered to the guest; neither is a hypercall yet.
-        Basic::Vmcall
-        | Basic::Vmclear
+        Basic::Vmcall => Ok(cx.hypercall(len)),
+        // VMX, SMX and MONITOR are not offered to the guest.
+        Basic::Vmclear
         | Basic::Vmlaunch
         | Basic::Vmptrld
         | Basic::Vmptrst
