@@ -1,102 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
-//! VMX behind the [`Backend`] trait: set-up, the VMCS as a register file, entering the guest.
+//! VMX behind the [`Backend`] trait: context switches, entering the guest, registers.
 #![deny(unsafe_code)]
 
-use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
-use kernel::sync::Mutex;
 
-use super::controls::{
-    entry, negotiate, primary, secondary, Controls, Options, Refusal, VmxCaps, VpidFlush,
-};
-use super::exit::{interruptibility, Basic, ExitReason, IntrInfo, Kind as IntrKind};
+use super::controls::{entry, negotiate, primary, secondary, VpidFlush};
+use super::exit::{interruptibility, ExitReason, IntrInfo, Kind as IntrKind};
 use super::fields as f;
-use super::fields::SegmentFields;
+use super::hw::{segment_fields, Hw};
 use super::insn::{self, Extent, Run};
 use super::setup::{self, GuestMsr, Init, ThreadCell};
-use super::vmcs::{Fields, Lists, Vmcs};
-use super::vpid::{Vpids, WORDS};
+use super::shared::{options, read_caps, refused, Shared, Vpid, SHARED};
+use super::vmcs::{Fields, Vmcs};
 use crate::hv::backend::{Backend, Flow, Inject, Shadow, SysSeg, Table};
 use crate::hv::vcpu::Loaded;
 use crate::mmu::ept::{Ept, EptConfig};
 use crate::mmu::vm_mmu::MmuConfig;
 use crate::mmu::Level;
 use crate::model::cr::{cr0, efer};
-use crate::model::event::{Exception, Kind, Vectoring};
+use crate::model::event::{Kind, Vectoring};
 use crate::model::features::{self, Caps};
-use crate::model::msr::{HwMsr, Pass};
-use crate::model::regs::{rflags, Attr, Seg, Segment, TableReg, RSP};
+use crate::model::msr::HwMsr;
+use crate::model::regs::{rflags, Attr, Seg, Segment, TableReg};
 use crate::sys::cpu::{self, IrqOff, PreemptOff};
-use crate::sys::global::Global;
 use crate::sys::page::Pages;
-use crate::sys::params;
 use crate::sys::switch::Switch;
 use crate::sys::virt::CpuVirt;
 
-/// What all vCPUs share.
-struct Shared {
-    controls: Controls,
-    /// MSR bitmaps: a set bit makes the access exit.
-    msr_bitmap: Pages<0>,
-    /// Taken VPIDs.
-    vpids: Pin<KBox<Mutex<KVec<u64>>>>,
-    /// The host's values of [`GuestMsr::ALL`], which are the same on all CPUs but for TSC_AUX.
-    host_msrs: [u64; 6],
-    rdtscp: bool,
-    lists: Lists,
-}
-
-static SHARED: Global<Shared> = Global::new();
-
 /// The Intel backend.
 pub(crate) struct Vmx;
-
-/// A VPID of a vCPU's own; 0 for none.
-struct Vpid(u16);
-
-impl Vpid {
-    fn take(shared: &Shared) -> Self {
-        if shared.controls.vpid == VpidFlush::None {
-            return Self(0);
-        }
-        let mut taken = shared.vpids.lock();
-        Self(Vpids::new(&mut taken).take().unwrap_or(0))
-    }
-}
-
-impl Drop for Vpid {
-    fn drop(&mut self) {
-        if let (true, Ok(shared)) = (self.0 != 0, SHARED.get()) {
-            let mut taken = shared.vpids.lock();
-            if !Vpids::new(&mut taken).give(self.0) {
-                pr_err!("VPID {} was not taken\n", self.0);
-            }
-        }
-    }
-}
-
-/// A vCPU's hardware state.
-pub(crate) struct Hw {
-    pub(super) vmcs: Fields,
-    shared: &'static Shared,
-    run: Run,
-    msr_lists: Pages<0>,
-    vpid: Vpid,
-    eptp: u64,
-    /// Translations in the TLB are stale: those of linear addresses, or also the second stage's.
-    stale_linear: bool,
-    stale_second: bool,
-    /// The control words that change, as the VMCS has them.
-    primary: u32,
-    entry: u32,
-    /// RSP, RIP and RFLAGS as the VMCS has them.
-    rsp: u64,
-    rip: u64,
-    rflags: u64,
-    /// CR0.PE is set.
-    protected: bool,
-}
 
 /// What context switches touch.
 pub(crate) struct Resident {
@@ -123,41 +56,19 @@ pub(crate) struct Exit {
     vectoring: IntrInfo,
 }
 
-/// Lets the guest read (and write) `msr` without an exit ("MSR-Bitmap Address"): read low, read high, write low, write high.
-fn allow_msr(map: &mut [u8], msr: u32, write: bool) {
-    let (base, n) = match msr {
-        0..=0x1fff => (0usize, msr as usize),
-        0xc000_0000..=0xc000_1fff => (0x400, (msr & 0x1fff) as usize),
-        _ => return,
-    };
-    let mut clear = |at: usize| {
-        if let Some(byte) = map.get_mut(at.wrapping_add(n / 8)) {
-            *byte &= !(1u8 << (n % 8));
+impl Resident {
+    /// Where the guest's value of `msr` is kept.
+    fn guest_msr(&self, msr: GuestMsr) -> &Atomic<u64> {
+        let [star, lstar, cstar, fmask, kernel_gs_base, tsc_aux] = &self.msrs;
+        match msr {
+            GuestMsr::Star => star,
+            GuestMsr::Lstar => lstar,
+            GuestMsr::Cstar => cstar,
+            GuestMsr::Fmask => fmask,
+            GuestMsr::KernelGsBase => kernel_gs_base,
+            GuestMsr::TscAux => tsc_aux,
         }
-    };
-    clear(base);
-    if write {
-        clear(base.wrapping_add(0x800));
     }
-}
-
-fn read_caps() -> Result<VmxCaps> {
-    VmxCaps::read(cpu::rdmsr_safe)
-}
-
-fn options() -> Options {
-    let p = params::get();
-    Options {
-        ept: p.second_stage,
-        unrestricted_guest: p.unrestricted_guest,
-        ept_ad: p.access_dirty,
-        vpid: p.vpid,
-    }
-}
-
-fn refused(refusal: Refusal) -> Error {
-    pr_err!("VMX cannot be used: {}\n", core::format_args!("{refusal}"));
-    EOPNOTSUPP
 }
 
 impl CpuVirt for Vmx {
@@ -186,160 +97,6 @@ impl CpuVirt for Vmx {
     }
 }
 
-impl Hw {
-    fn set_primary(&mut self, bits: u32, on: bool) {
-        let word = if on {
-            self.primary | bits
-        } else {
-            self.primary & !bits
-        };
-        if word != self.primary {
-            self.primary = word;
-            self.vmcs.write(f::PRIMARY_CONTROLS, word);
-        }
-    }
-
-    fn set_entry(&mut self, bits: u32, on: bool) {
-        let word = if on {
-            self.entry | bits
-        } else {
-            self.entry & !bits
-        };
-        if word != self.entry {
-            self.entry = word;
-            self.vmcs.write(f::ENTRY_CONTROLS, word);
-        }
-    }
-
-    /// Drops what the TLB holds of the guest and should not.
-    fn flush(&mut self) -> core::result::Result<(), insn::Failure> {
-        let c = &self.shared.controls;
-        if self.stale_second {
-            let extent = if c.invept_single {
-                Extent::Single
-            } else {
-                Extent::All
-            };
-            insn::invept(extent, self.eptp)?;
-        }
-        // Without a VPID each entry and exit does it.
-        if (self.stale_linear || self.stale_second) && self.vpid.0 != 0 {
-            let extent = if c.vpid == VpidFlush::Single {
-                Extent::Single
-            } else {
-                Extent::All
-            };
-            insn::invvpid(extent, self.vpid.0)?;
-        }
-        self.stale_linear = false;
-        self.stale_second = false;
-        Ok(())
-    }
-
-    fn load_registers(&mut self, switch: &Switch) {
-        let regs = &switch.regs;
-        let (rsp, rip) = (regs.get(RSP), regs.rip);
-        // Entry checks the reserved bits; the flags of user space may have any.
-        let flags = regs.rflags & 0x003f_7fd7 | rflags::FIXED;
-        if rsp != self.rsp {
-            self.vmcs.write(f::GUEST_RSP, rsp);
-        }
-        if rip != self.rip {
-            self.vmcs.write(f::GUEST_RIP, rip);
-        }
-        if flags != self.rflags {
-            self.vmcs.write(f::GUEST_RFLAGS, flags);
-        }
-    }
-
-    fn store_registers(&mut self, switch: &mut Switch) {
-        self.rsp = self.vmcs.read(f::GUEST_RSP);
-        self.rip = self.vmcs.read(f::GUEST_RIP);
-        self.rflags = self.vmcs.read(f::GUEST_RFLAGS);
-        switch.regs.set(RSP, self.rsp);
-        switch.regs.rip = self.rip;
-        switch.regs.rflags = self.rflags;
-    }
-
-    /// The VM died of an access to the VMCS that failed.
-    pub(super) fn broken(&self) -> bool {
-        self.vmcs.broken()
-    }
-
-    /// Length of the instruction that exited, in bytes.
-    pub(super) fn instruction_length(&mut self) -> u8 {
-        self.vmcs.read(f::EXIT_INSTRUCTION_LENGTH) as u8
-    }
-
-    fn interruptibility(&mut self, bits: u32, on: bool) {
-        let old = self.vmcs.read(f::GUEST_INTERRUPTIBILITY);
-        let new = if on { old | bits } else { old & !bits };
-        if new != old {
-            self.vmcs.write(f::GUEST_INTERRUPTIBILITY, new);
-        }
-    }
-
-    fn read_segment(&mut self, fields: &SegmentFields) -> Segment {
-        Segment {
-            base: self.vmcs.read(fields.base),
-            limit: self.vmcs.read(fields.limit),
-            selector: self.vmcs.read(fields.selector),
-            attr: Attr::from_vmx(self.vmcs.read(fields.access)),
-        }
-    }
-
-    fn write_segment(&mut self, fields: &SegmentFields, value: Segment, access: u32) {
-        const UNUSABLE: u32 = 1 << 16;
-        let present = value.attr.p() && !value.attr.unusable();
-        self.vmcs.write(fields.base, value.base);
-        self.vmcs.write(fields.limit, value.limit);
-        self.vmcs.write(fields.selector, value.selector);
-        self.vmcs.write(
-            fields.access,
-            if present { access } else { access | UNUSABLE },
-        );
-    }
-
-    /// Does the exit tell that IRET had unblocked NMIs and then faulted? Then they are blocked still.
-    fn iret_faulted(&mut self, exit: &Exit) -> bool {
-        const DOUBLE_FAULT: u8 = 8;
-        match exit.reason.basic() {
-            Some(Basic::ExceptionOrNmi) => {
-                exit.info.nmi_unblocked_by_iret()
-                    && exit.info.exception().is_some_and(|v| v != DOUBLE_FAULT)
-            }
-            Some(Basic::EptViolation) => {
-                let qualification = self.vmcs.read(f::EXIT_QUALIFICATION);
-                super::exit::EptViolation::decode(qualification).nmi_unblocked_by_iret
-            }
-            _ => false,
-        }
-    }
-
-    fn guest_msr(resident: &Resident, msr: GuestMsr) -> &Atomic<u64> {
-        let [star, lstar, cstar, fmask, kernel_gs_base, tsc_aux] = &resident.msrs;
-        match msr {
-            GuestMsr::Star => star,
-            GuestMsr::Lstar => lstar,
-            GuestMsr::Cstar => cstar,
-            GuestMsr::Fmask => fmask,
-            GuestMsr::KernelGsBase => kernel_gs_base,
-            GuestMsr::TscAux => tsc_aux,
-        }
-    }
-}
-
-fn segment_fields(seg: Seg) -> &'static SegmentFields {
-    match seg {
-        Seg::Es => &f::GUEST_ES,
-        Seg::Cs => &f::GUEST_CS,
-        Seg::Ss => &f::GUEST_SS,
-        Seg::Ds => &f::GUEST_DS,
-        Seg::Fs => &f::GUEST_FS,
-        Seg::Gs => &f::GUEST_GS,
-    }
-}
-
 impl Backend for Vmx {
     const VENDOR: &'static str = "Intel VMX";
     const PDPTRS_IN_CONTROL_BLOCK: bool = true;
@@ -349,39 +106,7 @@ impl Backend for Vmx {
     type Exit = Exit;
 
     fn setup() -> Result {
-        let controls = negotiate(&read_caps()?, &options()).map_err(refused)?;
-        let mut msr_bitmap = Pages::new()?;
-        msr_bitmap.bytes_mut().fill(0xff);
-        for msr in HwMsr::ALL {
-            match msr.pass_through(false) {
-                Pass::ReadWrite => allow_msr(msr_bitmap.bytes_mut(), msr.index(), true),
-                Pass::Read => allow_msr(msr_bitmap.bytes_mut(), msr.index(), false),
-                Pass::None => {}
-            }
-        }
-        let mut taken = KVec::with_capacity(WORDS, GFP_KERNEL)?;
-        for _ in 0..WORDS {
-            taken.push(0u64, GFP_KERNEL)?;
-        }
-        let preempt = PreemptOff::new();
-        let rdtscp = controls.secondary & secondary::RDTSCP != 0;
-        let host_msrs = GuestMsr::ALL.map(|m| {
-            if m == GuestMsr::TscAux && !rdtscp {
-                0
-            } else {
-                m.read(&preempt)
-            }
-        });
-        drop(preempt);
-        let shared = Shared {
-            controls,
-            msr_bitmap,
-            vpids: KBox::pin_init(new_mutex!(taken, "lodge_vpids"), GFP_KERNEL)?,
-            host_msrs,
-            rdtscp,
-            lists: Lists::new()?,
-        };
-        SHARED.set(KBox::new(shared, GFP_KERNEL)?);
+        SHARED.set(KBox::new(Shared::new()?, GFP_KERNEL)?);
         Ok(())
     }
 
@@ -459,7 +184,7 @@ impl Backend for Vmx {
             msr_bitmap: &hw.shared.msr_bitmap,
             msr_lists: &hw.msr_lists,
             eptp: hw.eptp,
-            vpid: hw.vpid.0,
+            vpid: hw.vpid.number(),
         };
         setup::init(&mut hw.vmcs, &init);
         hw.vmcs.write(f::GUEST_RSP, 0);
@@ -488,7 +213,7 @@ impl Backend for Vmx {
             .thread
             .set(setup::thread_in(&mut vmcs, preempt), preempt);
         for (msr, host) in GuestMsr::ALL.into_iter().zip(shared.host_msrs) {
-            let guest = Hw::guest_msr(resident, msr).load(Relaxed);
+            let guest = resident.guest_msr(msr).load(Relaxed);
             match msr {
                 GuestMsr::TscAux if !shared.rdtscp => {}
                 GuestMsr::TscAux => {
@@ -511,7 +236,7 @@ impl Backend for Vmx {
     fn sched_out(resident: &Resident, preempt: &PreemptOff) {
         let Ok(shared) = SHARED.get() else { return };
         for (msr, host) in GuestMsr::ALL.into_iter().zip(shared.host_msrs) {
-            let cell = Hw::guest_msr(resident, msr);
+            let cell = resident.guest_msr(msr);
             match msr {
                 GuestMsr::TscAux if !shared.rdtscp => {}
                 // The guest writes it without an exit; the thread's value comes back below.
@@ -675,7 +400,7 @@ impl Backend for Vmx {
         let c = &hw.shared.controls;
         // CD and NW are not switched by entries; the guest's cache control must not slow down the host's memory.
         let hw_cr0 = cr0 & !(cr0::CD | cr0::NW) & c.cr0_allowed | c.cr0_set;
-        let hw_cr4 = cr4 & c.cr4_allowed | c.cr4_set;
+        let hw_cr4 = cr4 & c.cr4_allowed | c.cr4_set | setup::host_mce();
         hw.vmcs.write(f::GUEST_CR0, hw_cr0);
         hw.vmcs.write(f::CR0_READ_SHADOW, cr0);
         hw.vmcs.write(f::GUEST_CR4, hw_cr4);
@@ -717,7 +442,7 @@ impl Backend for Vmx {
 
     fn hw_msr(hw: &mut Hw, resident: &Resident, msr: HwMsr) -> u64 {
         let preempt = PreemptOff::new();
-        let kept = |msr| Hw::guest_msr(resident, msr).load(Relaxed);
+        let kept = |msr| resident.guest_msr(msr).load(Relaxed);
         match msr {
             HwMsr::Star => kept(GuestMsr::Star),
             HwMsr::Lstar => kept(GuestMsr::Lstar),
@@ -739,7 +464,7 @@ impl Backend for Vmx {
     fn set_hw_msr(hw: &mut Hw, resident: &Resident, msr: HwMsr, value: u64) {
         let preempt = PreemptOff::new();
         let live = |msr: GuestMsr| {
-            Hw::guest_msr(resident, msr).store(value, Relaxed);
+            resident.guest_msr(msr).store(value, Relaxed);
             msr.write(value, &preempt);
         };
         match msr {
@@ -749,7 +474,7 @@ impl Backend for Vmx {
             HwMsr::Fmask => live(GuestMsr::Fmask),
             HwMsr::KernelGsBase => live(GuestMsr::KernelGsBase),
             HwMsr::TscAux if hw.shared.rdtscp => live(GuestMsr::TscAux),
-            HwMsr::TscAux => Hw::guest_msr(resident, GuestMsr::TscAux).store(value, Relaxed),
+            HwMsr::TscAux => resident.guest_msr(GuestMsr::TscAux).store(value, Relaxed),
             HwMsr::FsBase => hw.vmcs.write(f::GUEST_FS_BASE, value),
             HwMsr::GsBase => hw.vmcs.write(f::GUEST_GS_BASE, value),
             HwMsr::SysenterCs => hw.vmcs.write(f::GUEST_SYSENTER_CS, value as u32),
@@ -810,29 +535,5 @@ impl Backend for Vmx {
 
     fn set_nmi_window(hw: &mut Hw, on: bool) {
         hw.set_primary(primary::NMI_WINDOW, on);
-    }
-}
-
-impl Hw {
-    /// The entry field for an exception; also writes what else it needs.
-    fn exception_info(&mut self, e: &Exception) -> IntrInfo {
-        // Real mode pushes no error code, and entry refuses one.
-        let error = e.error.filter(|_| self.protected);
-        if let Some(error) = error {
-            // Entry refuses bits 31:16.
-            self.vmcs
-                .write(f::ENTRY_EXCEPTION_ERROR_CODE, error & 0xffff);
-        }
-        let soft = e.insn_len != 0;
-        if soft {
-            self.vmcs
-                .write(f::ENTRY_INSTRUCTION_LENGTH, e.insn_len.into());
-        }
-        let kind = if soft {
-            IntrKind::SoftwareException
-        } else {
-            IntrKind::Exception
-        };
-        IntrInfo::new(kind, e.vector, error.is_some())
     }
 }

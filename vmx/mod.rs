@@ -18,9 +18,13 @@ mod backend;
 #[cfg(CONFIG_RUST)]
 mod handle;
 #[cfg(CONFIG_RUST)]
+mod hw;
+#[cfg(CONFIG_RUST)]
 mod insn;
 #[cfg(CONFIG_RUST)]
 mod setup;
+#[cfg(CONFIG_RUST)]
+mod shared;
 #[cfg(CONFIG_RUST)]
 mod vmcs;
 

@@ -156,6 +156,17 @@ impl ThreadCell {
     }
 }
 
+/// CR4.MCE as the host has it: machine checks are the host's, whatever a guest writes.
+pub(super) fn host_mce() -> u64 {
+    const MCE: u64 = 1 << 6;
+    let cr4: u64;
+    // SAFETY: reading CR4 has no side effect.
+    unsafe {
+        core::arch::asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack, preserves_flags))
+    };
+    cr4 & MCE
+}
+
 /// Keeps the predictions of one vCPU from the next on this CPU, where the mitigation is on.
 pub(super) fn vcpu_barrier(_preempt: &PreemptOff) {
     // SAFETY: preemption is off.

@@ -95,12 +95,11 @@ impl Vmcs {
         // INVARIANT: just allocated, active nowhere.
         let node = NonNull::new(KBox::into_raw(node)).ok_or(ENOMEM)?;
         let vmcs = Self { node, page };
-        // SAFETY: the page has a revision identifier. VMCLEAR also sets up what the processor keeps in it.
-        let cleared = {
+        {
             let _preempt = PreemptOff::new();
-            unsafe { insn::vmclear(vmcs.page.phys()) }
-        };
-        cleared.map_err(|_| EIO)?;
+            // SAFETY: the page has a revision identifier. VMCLEAR also sets up what the processor keeps in it.
+            unsafe { insn::vmclear(vmcs.page.phys()) }.map_err(|_| EIO)?;
+        }
         Ok(vmcs)
     }
 

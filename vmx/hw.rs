@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A vCPU's hardware state: the VMCS as a register file, and what is stale in the TLB.
+#![deny(unsafe_code)]
+
+use super::backend::Exit;
+use super::controls::VpidFlush;
+use super::exit::{Basic, EptViolation, IntrInfo, Kind as IntrKind};
+use super::fields::{self as f, SegmentFields};
+use super::insn::{self, Extent, Run};
+use super::shared::{Shared, Vpid};
+use super::vmcs::Fields;
+use crate::model::event::Exception;
+use crate::model::regs::{rflags, Attr, Seg, Segment, RSP};
+use crate::sys::page::Pages;
+use crate::sys::switch::Switch;
+
+/// A vCPU's hardware state.
+pub(crate) struct Hw {
+    pub(super) vmcs: Fields,
+    pub(super) shared: &'static Shared,
+    pub(super) run: Run,
+    pub(super) msr_lists: Pages<0>,
+    pub(super) vpid: Vpid,
+    pub(super) eptp: u64,
+    /// Translations in the TLB are stale: those of linear addresses, or also the second stage's.
+    pub(super) stale_linear: bool,
+    pub(super) stale_second: bool,
+    /// The control words that change, as the VMCS has them.
+    pub(super) primary: u32,
+    pub(super) entry: u32,
+    /// RSP, RIP and RFLAGS as the VMCS has them.
+    pub(super) rsp: u64,
+    pub(super) rip: u64,
+    pub(super) rflags: u64,
+    /// CR0.PE is set.
+    pub(super) protected: bool,
+}
+
+impl Hw {
+    /// Sets or clears bits of the primary controls.
+    pub(super) fn set_primary(&mut self, bits: u32, on: bool) {
+        let word = if on {
+            self.primary | bits
+        } else {
+            self.primary & !bits
+        };
+        if word != self.primary {
+            self.primary = word;
+            self.vmcs.write(f::PRIMARY_CONTROLS, word);
+        }
+    }
+
+    /// Sets or clears bits of the entry controls.
+    pub(super) fn set_entry(&mut self, bits: u32, on: bool) {
+        let word = if on {
+            self.entry | bits
+        } else {
+            self.entry & !bits
+        };
+        if word != self.entry {
+            self.entry = word;
+            self.vmcs.write(f::ENTRY_CONTROLS, word);
+        }
+    }
+
+    /// Drops what the TLB holds of the guest and should not.
+    pub(super) fn flush(&mut self) -> core::result::Result<(), insn::Failure> {
+        let c = &self.shared.controls;
+        if self.stale_second {
+            let extent = if c.invept_single {
+                Extent::Single
+            } else {
+                Extent::All
+            };
+            insn::invept(extent, self.eptp)?;
+        }
+        // Without a VPID each entry and exit does it.
+        if (self.stale_linear || self.stale_second) && self.vpid.number() != 0 {
+            let extent = if c.vpid == VpidFlush::Single {
+                Extent::Single
+            } else {
+                Extent::All
+            };
+            insn::invvpid(extent, self.vpid.number())?;
+        }
+        self.stale_linear = false;
+        self.stale_second = false;
+        Ok(())
+    }
+
+    /// Writes RSP, RIP and RFLAGS where they changed.
+    pub(super) fn load_registers(&mut self, switch: &Switch) {
+        let regs = &switch.regs;
+        let (rsp, rip) = (regs.get(RSP), regs.rip);
+        // Entry checks the reserved bits; the flags of user space may have any.
+        let flags = regs.rflags & 0x003f_7fd7 | rflags::FIXED;
+        if rsp != self.rsp {
+            self.vmcs.write(f::GUEST_RSP, rsp);
+        }
+        if rip != self.rip {
+            self.vmcs.write(f::GUEST_RIP, rip);
+        }
+        if flags != self.rflags {
+            self.vmcs.write(f::GUEST_RFLAGS, flags);
+        }
+    }
+
+    /// Reads RSP, RIP and RFLAGS after an exit.
+    pub(super) fn store_registers(&mut self, switch: &mut Switch) {
+        self.rsp = self.vmcs.read(f::GUEST_RSP);
+        self.rip = self.vmcs.read(f::GUEST_RIP);
+        self.rflags = self.vmcs.read(f::GUEST_RFLAGS);
+        switch.regs.set(RSP, self.rsp);
+        switch.regs.rip = self.rip;
+        switch.regs.rflags = self.rflags;
+    }
+
+    /// The VM died of an access to the VMCS that failed.
+    pub(super) fn broken(&self) -> bool {
+        self.vmcs.broken()
+    }
+
+    /// Length of the instruction that exited, in bytes.
+    pub(super) fn instruction_length(&mut self) -> u8 {
+        self.vmcs.read(f::EXIT_INSTRUCTION_LENGTH) as u8
+    }
+
+    /// Sets or clears bits of the interruptibility state.
+    pub(super) fn interruptibility(&mut self, bits: u32, on: bool) {
+        let old = self.vmcs.read(f::GUEST_INTERRUPTIBILITY);
+        let new = if on { old | bits } else { old & !bits };
+        if new != old {
+            self.vmcs.write(f::GUEST_INTERRUPTIBILITY, new);
+        }
+    }
+
+    /// A segment register.
+    pub(super) fn read_segment(&mut self, fields: &SegmentFields) -> Segment {
+        Segment {
+            base: self.vmcs.read(fields.base),
+            limit: self.vmcs.read(fields.limit),
+            selector: self.vmcs.read(fields.selector),
+            attr: Attr::from_vmx(self.vmcs.read(fields.access)),
+        }
+    }
+
+    /// Sets a segment register; `access` are its access rights if it is usable.
+    pub(super) fn write_segment(&mut self, fields: &SegmentFields, value: Segment, access: u32) {
+        const UNUSABLE: u32 = 1 << 16;
+        let present = value.attr.p() && !value.attr.unusable();
+        self.vmcs.write(fields.base, value.base);
+        self.vmcs.write(fields.limit, value.limit);
+        self.vmcs.write(fields.selector, value.selector);
+        self.vmcs.write(
+            fields.access,
+            if present { access } else { access | UNUSABLE },
+        );
+    }
+
+    /// Does the exit tell that IRET had unblocked NMIs and then faulted? Then they are blocked still.
+    pub(super) fn iret_faulted(&mut self, exit: &Exit) -> bool {
+        const DOUBLE_FAULT: u8 = 8;
+        match exit.reason.basic() {
+            Some(Basic::ExceptionOrNmi) => {
+                exit.info.nmi_unblocked_by_iret()
+                    && exit.info.exception().is_some_and(|v| v != DOUBLE_FAULT)
+            }
+            Some(Basic::EptViolation) => {
+                let qualification = self.vmcs.read(f::EXIT_QUALIFICATION);
+                EptViolation::decode(qualification).nmi_unblocked_by_iret
+            }
+            _ => false,
+        }
+    }
+
+    /// The entry field for an exception; also writes what else it needs.
+    pub(super) fn exception_info(&mut self, e: &Exception) -> IntrInfo {
+        // Real mode pushes no error code, and entry refuses one.
+        let error = e.error.filter(|_| self.protected);
+        if let Some(error) = error {
+            // Entry refuses bits 31:16.
+            self.vmcs
+                .write(f::ENTRY_EXCEPTION_ERROR_CODE, error & 0xffff);
+        }
+        let soft = e.insn_len != 0;
+        if soft {
+            self.vmcs
+                .write(f::ENTRY_INSTRUCTION_LENGTH, e.insn_len.into());
+        }
+        let kind = if soft {
+            IntrKind::SoftwareException
+        } else {
+            IntrKind::Exception
+        };
+        IntrInfo::new(kind, e.vector, error.is_some())
+    }
+}
+
+/// The fields of a segment register.
+pub(super) fn segment_fields(seg: Seg) -> &'static SegmentFields {
+    match seg {
+        Seg::Es => &f::GUEST_ES,
+        Seg::Cs => &f::GUEST_CS,
+        Seg::Ss => &f::GUEST_SS,
+        Seg::Ds => &f::GUEST_DS,
+        Seg::Fs => &f::GUEST_FS,
+        Seg::Gs => &f::GUEST_GS,
+    }
+}
