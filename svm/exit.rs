@@ -92,9 +92,9 @@ pub struct IoInfo {
 impl IoInfo {
     /// Takes EXITINFO1 apart.
     pub const fn decode(info: u64) -> Self {
-        let size = if info & 1 << 4 != 0 {
+        let size = if info & (1 << 4) != 0 {
             1
-        } else if info & 1 << 5 != 0 {
+        } else if info & (1 << 5) != 0 {
             2
         } else {
             4
@@ -102,7 +102,7 @@ impl IoInfo {
         Self {
             port: (info >> 16) as u16,
             input: info & 1 != 0,
-            string: info & 1 << 2 != 0,
+            string: info & (1 << 2) != 0,
             size,
         }
     }

@@ -44,7 +44,7 @@ pub enum Refusal {
 impl Features {
     /// From EBX and EDX of the leaf.
     pub fn negotiate(ebx: u32, edx: u32, disabled: Disabled) -> Result<Self, Refusal> {
-        let bit = |n: u32| edx >> n & 1 != 0;
+        let bit = |n: u32| (edx >> n) & 1 != 0;
         if !bit(0) || disabled.npt {
             return Err(Refusal::NoNpt);
         }

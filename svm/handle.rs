@@ -123,7 +123,7 @@ fn io(cx: &mut Cx<'_>) -> Result<Flow> {
     let (rip, c) = (cx.state.switch.regs.rip, cx.state.hw.control());
     let info = IoInfo::decode(c.exit_info1);
     if info.string {
-        return cx.emulate();
+        return cx.emulate_port_io();
     }
     let len = c.exit_info2.wrapping_sub(rip) as u8 & 0xf;
     Ok(cx.port(info.port, info.input, info.size, len))

@@ -42,6 +42,17 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Emulates the instruction at RIP.
     pub(crate) fn emulate(&mut self) -> Result<Flow> {
+        self.state.port_checked = false;
+        self.start_job()
+    }
+
+    /// Emulates the instruction at RIP, which the CPU was allowed to do port I/O with.
+    pub(crate) fn emulate_port_io(&mut self) -> Result<Flow> {
+        self.state.port_checked = true;
+        self.start_job()
+    }
+
+    fn start_job(&mut self) -> Result<Flow> {
         let fetched = self.fetch();
         let context = self.context();
         match Job::new(fetched.bytes(), &self.state.switch.regs, &context) {
@@ -139,8 +150,10 @@ impl<B: Backend> Loaded<'_, B> {
             }
             Need::PioToMem { at, offset, len } => self.copy_pio(at, offset, len, true),
             Need::MemToPio { at, offset, len } => self.copy_pio(at, offset, len, false),
-            // The intercept came after the CPU's own check.
-            Need::PortAllowed { .. } => Met::Answer(Answer::Ack),
+            // An I/O intercept comes after the CPU's own check. After another exit, what is at RIP now is not what
+            // exited (another vCPU changed it), and the CPU has to look at it.
+            Need::PortAllowed { .. } if self.state.port_checked => Met::Answer(Answer::Ack),
+            Need::PortAllowed { .. } => Met::End(Flow::Resume),
             Need::Done(done) => Met::End(self.finish(done)),
             Need::Fault(e) => {
                 self.take_progress();

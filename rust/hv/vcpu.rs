@@ -54,6 +54,8 @@ pub(crate) struct VcpuState<B: Backend> {
     pub(crate) pending: Pending,
     /// The instruction that is being emulated.
     pub(crate) job: KBox<Option<Job>>,
+    /// The CPU has checked that the emulated instruction may do port I/O.
+    pub(crate) port_checked: bool,
     pub(crate) mp_state: u32,
     /// The signals blocked during KVM_RUN, if they are not the thread's own.
     pub(crate) signal_mask: Option<u64>,
@@ -102,7 +104,8 @@ pub(crate) struct Loaded<'a, B: Backend> {
 }
 
 impl<B: Backend> Vcpu<B> {
-    /// A vCPU in its state after reset.
+    /// A vCPU in its state after reset. (Not inlined: its stack frame is large.)
+    #[inline(never)]
     pub(crate) fn new(
         vm: &Vm<B>,
         id: u32,
@@ -140,6 +143,7 @@ impl<B: Backend> Vcpu<B> {
                 fpu: GuestFpu::new()?,
                 pending: Pending::None,
                 job: KBox::new(None, GFP_KERNEL_ACCOUNT)?,
+                port_checked: false,
                 signal_mask: None,
                 mp_state: crate::uapi::KVM_MP_STATE_RUNNABLE,
                 tsc_offset,

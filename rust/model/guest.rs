@@ -88,10 +88,10 @@ impl GuestFeatures {
         self.told_xsaves
     }
 
-    /// On SVM nothing withholds XSAVES from a guest with XSAVE: the host's IA32_XSS must be replaced by 0 around the guest if
+    /// On SVM nothing withholds XSAVES from a guest with CR4.OSXSAVE: the host's IA32_XSS must be replaced by 0 around the guest if
     /// it is not 0. (VMX has a control, which stays off.)
     pub fn reaches_host_xss(&self) -> bool {
-        self.host_vendor.is_amd() && self.host_xsaves && self.has(features::XSAVE)
+        self.host_vendor.is_amd() && self.host_xsaves
     }
 
     /// The CPU below has MSR TSC_AUX.
