@@ -168,7 +168,8 @@ pub(crate) fn cpuid(leaf: u32, index: u32) -> [u32; 4] {
 pub(crate) use ffi::{
     lodge_cpu as current_cpu, lodge_five_level as five_level, lodge_has_pku as has_pku,
     lodge_has_svm as has_svm, lodge_has_vmx as has_vmx, lodge_has_xsave as has_xsave,
-    lodge_host_xcr0 as host_xcr0, lodge_host_xss as host_xss, lodge_lfence_serializing as lfence_serializing,
-    lodge_nr_cpus as nr_cpus, lodge_null_seg_clears_base as null_seg_clears_base,
-    lodge_rdtsc as rdtsc, lodge_tsc_khz as tsc_khz,
+    lodge_host_xcr0 as host_xcr0, lodge_host_xss as host_xss,
+    lodge_lfence_serializing as lfence_serializing, lodge_nr_cpus as nr_cpus,
+    lodge_null_seg_clears_base as null_seg_clears_base, lodge_rdtsc as rdtsc,
+    lodge_tsc_khz as tsc_khz,
 };

@@ -75,7 +75,12 @@ impl Notifier {
             let preempt = PreemptOff::new();
             // SAFETY: `raw` is pinned storage of the size that the shim checks, used by this task alone.
             unsafe {
-                ffi::lodge_sched_init(raw, core::ptr::from_ref(hooks).cast(), on_in::<H>, on_out::<H>);
+                ffi::lodge_sched_init(
+                    raw,
+                    core::ptr::from_ref(hooks).cast(),
+                    on_in::<H>,
+                    on_out::<H>,
+                );
                 ffi::lodge_sched_register(raw);
             }
             hooks.sched_in(&preempt);
