@@ -262,6 +262,10 @@ impl Backend for Vmx {
             info: IntrInfo::NONE,
             vectoring: IntrInfo::NONE,
         };
+        hw.run.forget();
+        if resident.broken.load(Relaxed) {
+            hw.vmcs.give_up();
+        }
         if resident.switched.xchg(false, Relaxed) {
             setup::vcpu_barrier(irq.preempt());
         }
@@ -272,7 +276,7 @@ impl Backend for Vmx {
         if (hw.stale_linear || hw.stale_second) && hw.flush().is_err() {
             return exit;
         }
-        if hw.broken() || resident.broken.load(Relaxed) {
+        if hw.broken() {
             return exit;
         }
         let entered = resident.vmcs.enter(&mut hw.run, switch, irq);

@@ -198,6 +198,12 @@ impl Run {
         }
     }
 
+    /// Forgets the last exit: the next entry may come to nothing.
+    pub(super) fn forget(&mut self) {
+        self.reason = 0;
+        self.intr_info = 0;
+    }
+
     /// Takes the interrupt that the last exit acknowledged, if it did.
     pub(super) fn take_interrupt(&self, _irq: &IrqOff) {
         // SAFETY: interrupts are off, and the caller has brought the host's state back.

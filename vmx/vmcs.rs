@@ -268,6 +268,11 @@ impl Fields {
         self.broken = Some(encoding);
     }
 
+    /// The VMCS could not be loaded, so that accesses would go to another.
+    pub(super) fn give_up(&mut self) {
+        self.broken = Some(u32::MAX);
+    }
+
     /// An access failed.
     pub(super) fn broken(&self) -> bool {
         self.broken.is_some()
