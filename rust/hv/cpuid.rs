@@ -143,18 +143,11 @@ pub(crate) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isiz
     Ok(0)
 }
 
-/// KVM_GET_CPUID2. E2BIG when there is no room for all entries; the number is told in any case.
+/// KVM_GET_CPUID2. E2BIG when there is no room for all entries; nothing is written then.
 pub(crate) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isize> {
     let header: Header = user::get(arg)?;
     refresh(cx)?;
     let count = cx.state.cpuid.len();
-    user::put(
-        arg,
-        &Header {
-            count: count as u32,
-            pad: header.pad,
-        },
-    )?;
     if (header.count as usize) < count {
         return Err(E2BIG);
     }
@@ -163,5 +156,10 @@ pub(crate) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isiz
         out.push(entry_to(e), GFP_KERNEL_ACCOUNT)?;
     }
     user::put_slice(user::after(arg, HEADER)?, &out)?;
+    let header = Header {
+        count: count as u32,
+        pad: header.pad,
+    };
+    user::put(arg, &header)?;
     Ok(0)
 }

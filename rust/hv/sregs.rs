@@ -5,6 +5,7 @@ use kernel::prelude::*;
 
 use crate::hv::backend::{Backend, Shadow, SysSeg, Table};
 use crate::hv::vcpu::Loaded;
+use crate::model::cr;
 use crate::model::msr::{self, HwMsr};
 use crate::model::regs::{rflags, Attr, Regs, Seg, Segment, TableReg, RDX};
 use crate::model::sregs::{self, Sregs};
@@ -142,13 +143,17 @@ impl<B: Backend> Loaded<'_, B> {
         let c = &mut self.state.controls;
         c.cr0 = s.cr0;
         c.cr4 = s.cr4;
-        c.cr8 = s.cr8;
         c.efer = s.efer;
         self.state.switch.cr2 = s.cr2;
         let hw = &mut self.state.hw;
         B::set_table(hw, Table::Gdt, s.gdt);
         B::set_table(hw, Table::Idt, s.idt);
         B::set_cr3(hw, s.cr3);
+        // KVM leaves CR8 as it is for a value that it cannot have.
+        if let Ok(cr8) = cr::check_cr8(s.cr8) {
+            self.state.controls.cr8 = cr8.into();
+            B::set_cr8(&mut self.state.hw, cr8.into());
+        }
         self.apply_modes();
         let hw = &mut self.state.hw;
         B::set_segment(hw, Seg::Cs, s.cs);
