@@ -419,6 +419,16 @@ impl Guest {
     }
 }
 
+/// Prepares a vCPU to run for long without exits. Bochs 3.0 keeps the host's interrupts pending for as long as a
+/// guest runs with IF clear, so it is set wherever this is not TCG.
+pub fn will_spin(cpu: &Vcpu) {
+    if !sys::on_tcg() {
+        let mut r = cpu.regs();
+        r.rflags |= 0x200;
+        cpu.set_regs(&r);
+    }
+}
+
 /// A one-byte or larger port write.
 pub fn out(port: u16, data: &[u8]) -> Exit {
     Exit::Io {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! KVM_RUN itself, KVM_INTERRUPT, KVM_NMI and KVM_SET_SIGNAL_MASK.
 
-use crate::guest::{inp, out, Guest, Mode, CODE};
+use crate::guest::{inp, out, will_spin, Guest, Mode, CODE};
 use crate::harness::Test;
 use crate::kvm::*;
 use crate::sys::{self, bad_addr, Arg};
@@ -58,6 +58,7 @@ fn immediate_exit_io() {
 fn signal_pending() {
     let g = Guest::new(Mode::Real);
     g.mem.write(CODE as usize, &[0xeb, 0xfe]);
+    will_spin(&g.cpu);
     sys::interrupting(libc::SIGUSR1);
     // A signal that arrived before: the guest spins for ever, so KVM_RUN must notice by itself.
     sys::block(libc::SIGUSR1, true);

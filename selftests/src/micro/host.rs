@@ -29,6 +29,7 @@ pub const TESTS: &[Test] = &[
 fn spinner() -> Guest {
     let g = Guest::new(Mode::Long);
     g.mem.write(CODE as usize, &[0xeb, 0xfe]);
+    will_spin(&g.cpu);
     g
 }
 

@@ -44,6 +44,7 @@ fn counter() -> Guest {
         a.inc(qword_ptr(DATA))?;
         a.jmp(top)
     });
+    will_spin(&g.cpu);
     g
 }
 
@@ -92,6 +93,7 @@ fn end(stop: &AtomicBool, tid: &AtomicI32, done: &AtomicBool) {
 /// Runs `body` while another thread runs the guest; gives how often that was interrupted.
 fn with_running(c: &Vcpu, body: impl FnOnce(&AtomicI32)) -> u32 {
     sys::interrupting(SIGUSR1);
+    will_spin(c);
     let (stop, done, tid) = (
         AtomicBool::new(false),
         AtomicBool::new(false),
@@ -323,6 +325,7 @@ fn slot_while_running() {
         a.jmp(top)
     });
     let m = Map::anon(0x4000);
+    will_spin(&g.cpu);
     sys::interrupting(SIGUSR1);
     let (stop, done, tid) = (
         AtomicBool::new(false),
