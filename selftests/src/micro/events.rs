@@ -497,6 +497,9 @@ fn page_faults() {
 }
 
 fn single_step() {
+    if crate::sys::on_bochs_svm() {
+        crate::harness::skip("a guest's single step makes Bochs' SVM crash the host");
+    }
     let g = Guest::new(Mode::Long);
     g.load(|a| {
         a.push(0x102)?;
