@@ -32,7 +32,7 @@ struct lodge_vmx {
 	u32 idt_vectoring;
 	/* A page with the MSRs that entries and exits load, the guest's values in its first half, the host's in the other. */
 	u32 msr_count;		/* as the VMCS has it, for both */
-	u32 pad;
+	u32 page_not_present;	/* the exit is a #PF by which a hypervisor below says that it fetches a page */
 	struct vmx_msr_entry *msrs;
 };
 static_assert(offsetof(struct lodge_vmx, host_rsp) == VMX_HOST_RSP);

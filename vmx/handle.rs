@@ -200,6 +200,12 @@ fn exception(cx: &mut Cx<'_>, exit: Exit, len: u8) -> Flow {
             let error = cx.state.hw.vmcs.read(f::EXIT_INTR_ERROR_CODE);
             cx.raise(Exception::with_error(vector::AC, error));
         }
+        Some(vector::PF) => {
+            let token = cx.state.hw.vmcs.read(f::EXIT_QUALIFICATION) as u32;
+            if !cx.state.hw.run.wait_for_page(token) {
+                return unexpected(cx, exit);
+            }
+        }
         _ => return unexpected(cx, exit),
     }
     Flow::Resume

@@ -185,7 +185,7 @@ pub(super) struct Run {
     pub(super) intr_info: u32,
     pub(super) vectoring: u32,
     msr_count: u32,
-    pad: u32,
+    page_not_present: u32,
     msrs: u64,
 }
 
@@ -202,6 +202,17 @@ impl Run {
     pub(super) fn forget(&mut self) {
         self.reason = 0;
         self.intr_info = 0;
+    }
+
+    /// The last exit is a #PF by which a hypervisor below us says that it fetches a page: waits for that page, whose
+    /// `token` is the fault's address. False for any other #PF.
+    pub(super) fn wait_for_page(&self, token: u32) -> bool {
+        if self.page_not_present == 0 {
+            return false;
+        }
+        // SAFETY: task context with interrupts on: the exit has been taken apart.
+        unsafe { lodge_vmx_wait_for_page(token) };
+        true
     }
 
     /// Takes the interrupt that the last exit acknowledged, if it did.
@@ -265,6 +276,8 @@ unsafe extern "C" {
     pub(super) fn lodge_vmx_enter(switch: *mut Switch, run: *mut Run);
     /// Interrupts off, the host's software-switched state back.
     fn lodge_vmx_interrupt(run: *const Run);
+    /// Task context, interrupts on; sleeps.
+    fn lodge_vmx_wait_for_page(token: u32);
     /// Preemption off.
     pub(super) fn lodge_vmx_cpu_state(state: *mut CpuState);
     /// Preemption off.

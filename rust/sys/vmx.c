@@ -4,6 +4,7 @@
  * of active VMCSs, which an NMI may walk, and the host state that a VM exit does not bring back by itself.
  */
 #include <linux/kvm_host.h>
+#include <linux/kvm_para.h>
 #include <linux/mm.h>
 #include <linux/percpu.h>
 #include <linux/ptrace.h>
@@ -30,6 +31,7 @@ void lodge_vmx_exit(void);
 
 void lodge_vmx_enter(struct lodge_switch *sw, struct lodge_vmx *vmx);
 void lodge_vmx_interrupt(const struct lodge_vmx *vmx);
+void lodge_vmx_wait_for_page(u32 token);
 void lodge_vmx_cpu_state(struct lodge_vmx_cpu *s);
 void lodge_vmx_thread_save(struct lodge_vmx_thread *t);
 void lodge_vmx_thread_restore(const struct lodge_vmx_thread *t);
@@ -163,6 +165,14 @@ static noinstr void vmx_window(struct lodge_switch *sw, struct lodge_vmx *vmx)
 	guest_state_exit_irqoff();
 }
 
+static bool is_exception(const struct lodge_vmx *vmx, u8 vector)
+{
+	const u32 mask = INTR_INFO_VALID_MASK | INTR_INFO_INTR_TYPE_MASK | INTR_INFO_VECTOR_MASK;
+
+	return (u16)vmx->reason == EXIT_REASON_EXCEPTION_NMI &&
+	       (vmx->intr_info & mask) == (INTR_INFO_VALID_MASK | INTR_TYPE_HARD_EXCEPTION | vector);
+}
+
 static void machine_check(void)
 {
 	/* As if from user space, whatever the guest did: it is not the kernel's state that is lost. */
@@ -239,6 +249,7 @@ void lodge_vmx_enter(struct lodge_switch *sw, struct lodge_vmx *vmx)
 	vmx->intr_info = 0;
 	vmx->idt_vectoring = 0;
 	vmx->error = 0;
+	vmx->page_not_present = 0;
 	vmx_window(sw, vmx);
 
 	/* An exit zeroes DEBUGCTL. */
@@ -253,11 +264,11 @@ void lodge_vmx_enter(struct lodge_switch *sw, struct lodge_vmx *vmx)
 		kvm_set_cpu_l1tf_flush_l1d();
 	if (!(vmx->reason & BIT(31)))
 		vmx->idt_vectoring = vmread(IDT_VECTORING_INFO_FIELD);
-	if ((u16)vmx->reason == EXIT_REASON_MCE_DURING_VMENTRY ||
-	    ((u16)vmx->reason == EXIT_REASON_EXCEPTION_NMI &&
-	     (vmx->intr_info & (INTR_INFO_VALID_MASK | INTR_INFO_INTR_TYPE_MASK | INTR_INFO_VECTOR_MASK)) ==
-	     (INTR_INFO_VALID_MASK | INTR_TYPE_HARD_EXCEPTION | X86_TRAP_MC)))
+	if ((u16)vmx->reason == EXIT_REASON_MCE_DURING_VMENTRY || is_exception(vmx, X86_TRAP_MC))
 		machine_check();
+	/* No guest's page fault exits. Its flags must be read before the next can come. */
+	if (is_exception(vmx, X86_TRAP_PF))
+		vmx->page_not_present = kvm_read_and_reset_apf_flags() & KVM_PV_REASON_PAGE_NOT_PRESENT;
 }
 
 /*
@@ -269,6 +280,14 @@ void lodge_vmx_interrupt(const struct lodge_vmx *vmx)
 	if (!vmx->failed && (u16)vmx->reason == EXIT_REASON_EXTERNAL_INTERRUPT &&
 	    (vmx->intr_info & INTR_INFO_VALID_MASK))
 		x86_entry_from_kvm(EVENT_TYPE_EXTINT, vmx->intr_info & INTR_INFO_VECTOR_MASK);
+}
+
+/* Sleeps until the hypervisor below has the page. @token is the address of the #PF. Task context, interrupts on. */
+void lodge_vmx_wait_for_page(u32 token)
+{
+	local_irq_disable();
+	kvm_async_pf_task_wait_schedule(token);
+	local_irq_enable();
 }
 
 /* ---- Host state. Preemption off. ---- */
