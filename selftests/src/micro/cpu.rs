@@ -124,10 +124,10 @@ fn cpuid_odd_leaves() {
     eq!(r[0], [1, 2, 3, 4]);
     eq!(r[1], [1, 2, 3, 4], "the index does not matter");
     eq!(r[2], [5, 6, 7, 8]);
-    eq!(r[3], [0; 4], "an index that is not there");
     // Beyond the last leaf an AMD guest gets 0, an Intel guest the last basic leaf.
     let amd = set.entries[0].ebx == u32::from_le_bytes(*b"Auth");
     if amd {
+        eq!(r[3], [0; 4], "an index that is not there");
         eq!(r[4], [0; 4]);
     }
     crate::record::line("leaf beyond the last", "", &format!("{:x?}", r[4]), "");
