@@ -6,9 +6,6 @@ use crate::hv::vm;
 use crate::mmu::slots;
 use crate::sys::cpu;
 
-/// The flags of KVM_SET_USER_MEMORY_REGION.
-pub(crate) const MEMORY_FLAGS: u32 = KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY;
-
 /// CHECK_EXTENSION; 0 for what is not there, and for numbers that mean nothing.
 pub(crate) fn check(cap: usize) -> isize {
     let Ok(cap) = u32::try_from(cap) else {

@@ -23,10 +23,6 @@ impl<B: Backend> file::FileObject for Vm<B> {
             ioctl::CREATE_VCPU => create_vcpu(&vm.into(), arg),
             ioctl::SET_USER_MEMORY_REGION => {
                 let r: kvm_userspace_memory_region = user::get(arg)?;
-                // Flags that only the longer structure has room for.
-                if r.flags & !caps::MEMORY_FLAGS != 0 {
-                    return Err(EINVAL);
-                }
                 set_memory(
                     &vm,
                     r.slot,
