@@ -74,13 +74,18 @@ type Record = BTreeMap<String, String>;
 
 fn parse(text: &str) -> Record {
     let mut r = Record::new();
+    let mut test = "";
     for l in text.lines() {
         // The console may end lines with a carriage return.
-        let Some(l) = l.trim_end().strip_prefix("AB|") else {
+        let l = l.trim_end();
+        if let Some(name) = l.strip_prefix("AB=") {
+            test = name;
+        }
+        let Some(l) = l.strip_prefix("AB|") else {
             continue;
         };
-        let mut f = l.splitn(4, '|');
-        let (test, call) = (f.next().unwrap_or(""), f.next().unwrap_or(""));
+        let mut f = l.splitn(3, '|');
+        let call = f.next().unwrap_or("");
         let (res, out) = (f.next().unwrap_or(""), f.next().unwrap_or(""));
         r.insert(format!("{test}|{call}"), format!("{res}|{out}"));
     }
@@ -197,8 +202,8 @@ mod tests {
 
     #[test]
     fn unexplained_differences_fail() {
-        let a = parse("AB|t|X()#1|0|\r\nAB|t|Y()#1|errno 22|\n");
-        let b = parse("AB|t|X()#1|1|\nAB|t|Y()#1|errno 22|\n");
+        let a = parse("AB=t\r\nAB|X()#1|0|\r\nAB|Y()#1|errno 22|\n");
+        let b = parse("AB=t\nAB|X()#1|1|\nAB|Y()#1|errno 22|\n");
         let v = compare(&a, &b, &mut []);
         assert_eq!((v.open.len(), v.explained), (1, 0));
         let mut r = rules("```ab\n# why\nt|X* | 0* | 1* | because\n```\n").unwrap();

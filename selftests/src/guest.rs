@@ -6,6 +6,7 @@
 //! PORT_TRAP; `trap()` then reads the frame from the guest's stack.
 
 use crate::kvm::{Exit, Kvm, Vcpu, Vm};
+use crate::record;
 use crate::sys::{self, Map};
 use iced_x86::code_asm::*;
 use kvm_bindings::*;
@@ -172,7 +173,7 @@ impl Guest {
             mode,
         };
         g.tables();
-        g.enter_mode(&g.cpu);
+        record::muted(|| g.enter_mode(&g.cpu));
         g
     }
 
@@ -180,7 +181,7 @@ impl Guest {
     pub fn second_vcpu(&self, id: u64) -> Vcpu {
         let cpu = self.vm.vcpu(id);
         cpu.use_supported_cpuid(&self.kvm);
-        self.enter_mode(&cpu);
+        record::muted(|| self.enter_mode(&cpu));
         cpu
     }
 

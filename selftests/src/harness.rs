@@ -165,7 +165,9 @@ fn child(t: &Test, out: i32) -> i32 {
             say(&format!("{text} ({at})"));
         }
     }));
-    match std::panic::catch_unwind(t.run) {
+    let outcome = std::panic::catch_unwind(t.run);
+    crate::record::end();
+    match outcome {
         Ok(()) if fails() == 0 => 0,
         Ok(()) => EXIT_FAIL,
         Err(p) => match p.downcast_ref::<Skip>() {
@@ -246,7 +248,7 @@ fn judge(t: &Test, r: &Run, limit: Duration, log: &[String]) -> Outcome {
     let last = r
         .text
         .lines()
-        .rfind(|l| !l.starts_with("AB|"))
+        .rfind(|l| !l.starts_with("AB"))
         .unwrap_or("")
         .to_owned();
     if r.late {
@@ -320,7 +322,7 @@ pub fn run_all(tests: &[Test], o: &Options) -> bool {
             (judge(t, &r, limit, &complaints), r.text)
         };
         for l in text.lines() {
-            if l.starts_with("AB|") {
+            if l.starts_with("AB") {
                 println!("{l}");
             } else if !matches!(outcome, Outcome::Skip(_)) {
                 println!("# {l}");

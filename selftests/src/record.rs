@@ -1,16 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Comparison mode: one line for each call, `AB|test|call#n|arguments|result|output`, to be compared between two
-//! implementations by `abdiff`. What differs from run to run by its nature is masked here, with the reason.
+//! Comparison mode: after `AB=test` one line for each call, `AB|call(arguments)#n|result|output`, to be
+//! compared between two implementations by `abdiff`. What differs from run to run by its nature is masked here, with the reason.
 
 use crate::harness;
 use crate::kvm;
 use crate::sys::Res;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt::Write;
 
+/// What has been recorded of one call: how often it was made, and what it gave the last time.
+type Past = HashMap<String, (u32, String)>;
+
 thread_local! {
-    static COUNT: RefCell<HashMap<String, u32>> = RefCell::new(HashMap::new());
+    static PAST: RefCell<Past> = RefCell::new(HashMap::new());
+    static CALLS: Cell<u32> = const { Cell::new(0) };
+    static MUTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` without recording: what every test does to set up is recorded by tests of its own.
+pub fn muted<T>(f: impl FnOnce() -> T) -> T {
+    let before = MUTED.replace(true);
+    let v = f();
+    MUTED.set(before);
+    v
 }
 
 /// Call names whose result is a measurement: (name, reason).
@@ -43,20 +56,31 @@ fn result(name: &str, r: Res) -> String {
     }
 }
 
-/// One line; `label` tells calls of a test apart, and a count tells apart those with the same label.
+/// One line; `label` tells calls of a test apart, and a count tells apart those with the same label. A call that gives
+/// the same as the time before is left out: the serial line of a VM is slow.
 pub fn line(label: &str, args: &str, res: &str, out: &str) {
-    if !harness::recording() {
+    if !harness::recording() || MUTED.get() {
         return;
     }
-    let n = COUNT.with_borrow_mut(|c| {
-        let n = c.entry(format!("{label}({args})")).or_insert(0);
+    if CALLS.replace(CALLS.get() + 1) == 0 {
+        harness::say(&format!("AB={}", harness::name()));
+    }
+    let value = format!("{res}|{out}");
+    PAST.with_borrow_mut(|p| {
+        let (n, last) = p.entry(format!("{label}({args})")).or_default();
         *n += 1;
-        *n
+        if *last != value {
+            harness::say(&format!("AB|{label}({args})#{n}|{value}"));
+            *last = value;
+        }
     });
-    harness::say(&format!(
-        "AB|{}|{label}({args})#{n}|{res}|{out}",
-        harness::name()
-    ));
+}
+
+/// Ends the record of a test with the number of its calls, so that one that was left out can be told from one not made.
+pub fn end() {
+    if harness::recording() && CALLS.get() > 0 {
+        harness::say(&format!("AB|calls|{}|", CALLS.get()));
+    }
 }
 
 /// A call with printable output.
