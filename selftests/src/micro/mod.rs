@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Guests of a few instructions: modes, exits, events, and memory that changes under them.
 
+mod control;
 mod cpu;
 mod events;
 mod fpu;
@@ -18,6 +19,7 @@ use crate::harness::Test;
 pub fn tests() -> Vec<Test> {
     [
         modes::TESTS,
+        control::TESTS,
         io::TESTS,
         mmio::TESTS,
         mmio_insn::TESTS,
