@@ -6,7 +6,7 @@
 PACKAGES="rustc rust-src rustfmt rust-clippy cargo bindgen clang-19 llvm-19 lld-19 gcc gcc-14 g++ make flex bison bc
 libelf-dev libssl-dev libdw-dev pahole cpio kmod xz-utils zstd busybox-static musl-tools
 qemu-system-x86 bochs bochsbios vgabios seabios isolinux syslinux-common xorriso
-python3 ca-certificates git file libc6-dev dwarves binutils"
+python3 ca-certificates git file libc6-dev dwarves binutils shellcheck"
 
 # mirror PATTERN: the site that this machine's own apt takes the release matching PATTERN from.
 mirror() {
@@ -32,10 +32,31 @@ make_root() {
         --aptopt='Acquire::Retries "5"' --aptopt='APT::Install-Recommends "false"' \
         --aptopt='Acquire::Languages "none"' \
         trixie "$LODGE_ROOT.new" -
-    rm -rf "$LODGE_ROOT"
+    # shellcheck disable=SC2086
+    printf '%s\n' $PACKAGES >"$LODGE_ROOT.new/etc/lodge-packages"
+    # What was installed in the old one is to be installed again.
+    rm -rf "$LODGE_ROOT" "$LODGE_CACHE"/stamp/kernel-[0-9]*
     mv "$LODGE_ROOT.new" "$LODGE_ROOT"
 }
 
+# missing_packages: those that the list has and the root does not: the list has grown, or the root is older.
+missing_packages() {
+    local package
+    for package in $PACKAGES; do
+        if ! grep -qxF "$package" "$LODGE_ROOT/etc/lodge-packages" 2>/dev/null; then echo "$package"; fi
+    done
+}
+
+add_packages() {
+    in_root sh -c 'apt-get update && DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
+        install -y --no-install-recommends "$@"' sh "$@"
+    printf '%s\n' "$@" >>"$LODGE_ROOT/etc/lodge-packages"
+}
+
 need_root
-# shellcheck disable=SC2086
-step root "2 minutes and 2.5 GB (plus the download)" "$(echo $PACKAGES | sha256sum)$(declare -f make_root | sha256sum)" make_root
+step root "2 minutes and 2.5 GB (plus the download)" "$(declare -f make_root | sha256sum)" make_root
+mapfile -t missing < <(missing_packages)
+if [ ${#missing[@]} -gt 0 ]; then
+    rm -f "$LODGE_CACHE/stamp/packages"
+    step packages "20 seconds" "" add_packages "${missing[@]}"
+fi

@@ -56,8 +56,6 @@ check_unsafe() {
 }
 
 check_shell() {
-    step shellcheck "20 seconds" 1 in_root sh -c \
-        'apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends shellcheck'
     # Not asked for: what needs the sourced file, and the `$` meant for an inner shell.
     # shellcheck disable=SC2046 # file names without blanks
     in_root shellcheck -x -P tools/env -e SC1091,SC2016 $(sources '*.sh' .ci/run && grep -lE '^#!/bin/(ba)?sh' tools/env/vm/*)
