@@ -2,10 +2,10 @@
 # What a person types. The module itself is described in Kbuild; the work is done by the scripts in tools/env.
 # Everything made on the way is kept in ~/.cache/lodge (LODGE_CACHE=DIR puts it elsewhere), nothing in the checkout but kvm.ko.
 
-export VENDOR MODULE T KVER KDIR
+export VENDOR MODULE T KVER KDIR SCALE KERNEL
 env := tools/env
 
-.PHONY: all help build module run shell test test-host test-ab lint clean
+.PHONY: all help build module run shell test test-long test-host test-ab debug-kernel lint clean
 
 all: help build
 
@@ -16,9 +16,11 @@ help:
 	@echo '  make shell        a root shell in the AMD host VM, the module loaded'
 	@echo '  make module       build kvm.ko; KVER=$$(uname -r) for an installed Debian kernel, KDIR=DIR for a self-built one'
 	@echo '  make test         all tests; VENDOR=amd|intel|intel-haswell|amd-bochs|refusal for some of the VMs, T=PATTERN for some of the tests'
+	@echo '  make test-long    what is worth running for long, with full counts (an hour and more); VENDOR=, T= and SCALE=PERCENT cut it'
 	@echo '  make test-host    only the tests that need no VM'
 	@echo '  make test-ab      compare with the in-tree KVM, call by call'
 	@echo '  make lint         format, clippy, unsafe code, panics, stack frames, compiler warnings'
+	@echo '  make debug-kernel a kernel with KASAN, lockdep, kmemleak and fault injection; KERNEL=debug with module, test, run or shell uses it'
 	@echo '  make clean        forget what was built from this checkout; the Debian root and the kernel stay'
 	@echo
 	@echo '  MODULE=intree with run, shell or test uses the kernel'\''s own KVM instead of ours.'
@@ -40,11 +42,17 @@ shell: build
 test: build
 	@$(env)/test.sh
 
+test-long: build
+	@$(env)/test.sh --long
+
 test-host:
 	@$(env)/test.sh --host
 
 test-ab: build
 	@$(env)/test-ab.sh
+
+debug-kernel:
+	@$(env)/debug-kernel.sh
 
 lint:
 	@tools/lint/lint.sh

@@ -7,7 +7,7 @@
 use crate::kmsg::Kmsg;
 use crate::sys::{self, Ended};
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,10 @@ pub struct Test {
     pub ab: bool,
     /// Kernel log lines holding one of these are no complaint.
     pub log_ok: &'static [&'static str],
+    /// Is it worth running for long? Then this takes the place of `secs` in such a run (`--long`).
+    pub long: Option<u64>,
+    /// Does it belong to an ordinary run?
+    pub short: bool,
 }
 
 impl Test {
@@ -38,6 +42,23 @@ impl Test {
             cpus: 1,
             ab: true,
             log_ok: &[],
+            long: None,
+            short: true,
+        }
+    }
+    /// A run with `--long` repeats it with full counts (see `rounds`), within `secs` seconds.
+    pub const fn long(self, secs: u64) -> Self {
+        Self {
+            long: Some(secs),
+            ..self
+        }
+    }
+    /// It belongs to a run with `--long` only.
+    pub const fn long_only(self, secs: u64) -> Self {
+        Self {
+            long: Some(secs),
+            short: false,
+            ..self
         }
     }
     /// With another time limit.
@@ -63,6 +84,8 @@ const EXIT_FAIL: i32 = 1;
 
 static FAILS: AtomicU32 = AtomicU32::new(0);
 static RECORDING: AtomicBool = AtomicBool::new(false);
+/// Per cent of the full counts in a run with `--long`; 0 in an ordinary one.
+static SCALE: AtomicU64 = AtomicU64::new(0);
 static NAME: OnceLock<&'static str> = OnceLock::new();
 
 /// Notes a failed check of the running test.
@@ -87,6 +110,16 @@ pub fn fails() -> u32 {
 /// Is this a run for comparison?
 pub fn recording() -> bool {
     RECORDING.load(Ordering::Relaxed)
+}
+
+/// How often a test that can go on for long repeats itself: `short` times in an ordinary run, `full` times with
+/// `--long`, more or less often with `--scale`, but never less than `short` times.
+pub fn rounds(short: u64, full: u64) -> u64 {
+    scaled(short, full, SCALE.load(Ordering::Relaxed))
+}
+
+fn scaled(short: u64, full: u64, percent: u64) -> u64 {
+    (full.saturating_mul(percent) / 100).max(short)
 }
 
 /// The name of the running test.
@@ -284,6 +317,8 @@ pub struct Options {
     pub slow: u64,
     /// Record for comparison, and run only what is deterministic.
     pub record: bool,
+    /// Run only what is worth it for long, with this many per cent of the full counts.
+    pub long: Option<u64>,
 }
 
 impl Options {
@@ -291,12 +326,24 @@ impl Options {
     pub fn wants(&self, t: &Test) -> bool {
         (self.patterns.is_empty() || self.patterns.iter().any(|p| t.name.contains(p.as_str())))
             && (!self.record || t.ab)
+            && if self.long.is_some() {
+                t.long.is_some()
+            } else {
+                t.short
+            }
+    }
+
+    /// The time that a test may take.
+    fn limit(&self, t: &Test) -> Duration {
+        let secs = self.long.and(t.long).unwrap_or(t.secs);
+        Duration::from_secs(secs.saturating_mul(self.slow))
     }
 }
 
 /// Runs the tests; true if none failed and at least one passed.
 pub fn run_all(tests: &[Test], o: &Options) -> bool {
     RECORDING.store(o.record, Ordering::Relaxed);
+    SCALE.store(o.long.map_or(0, |scale| scale.max(1)), Ordering::Relaxed);
     let chosen: Vec<&Test> = tests.iter().filter(|t| o.wants(t)).collect();
     let log = Kmsg::open();
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
@@ -307,7 +354,7 @@ pub fn run_all(tests: &[Test], o: &Options) -> bool {
     println!("1..{}", chosen.len());
     for (i, t) in chosen.iter().enumerate() {
         let n = i + 1;
-        let limit = Duration::from_secs(t.secs.saturating_mul(o.slow));
+        let limit = o.limit(t);
         let began = Instant::now();
         let (outcome, text) = if sys::cpus() < t.cpus {
             (
@@ -359,6 +406,35 @@ mod tests {
     fn outcome(t: &Test) -> Outcome {
         let limit = Duration::from_secs(t.secs);
         judge(t, &run_child(t, limit), limit, &[])
+    }
+
+    #[test]
+    fn long_runs_are_chosen_and_scaled() {
+        let options = |long| Options {
+            patterns: Vec::new(),
+            slow: 2,
+            record: false,
+            long,
+        };
+        let usual = Test::new("t", || {});
+        let (both, only) = (usual.long(500), usual.long_only(600));
+        for (t, short, long) in [
+            (usual, true, false),
+            (both, true, true),
+            (only, false, true),
+        ] {
+            assert_eq!(options(None).wants(&t), short);
+            assert_eq!(options(Some(100)).wants(&t), long);
+        }
+        assert_eq!(options(None).limit(&both).as_secs(), 40);
+        assert_eq!(options(Some(1)).limit(&both).as_secs(), 1000);
+        assert_eq!(scaled(10, 1000, 0), 10);
+        assert_eq!(scaled(10, 1000, 100), 1000);
+        assert_eq!(scaled(10, 1000, 25), 250);
+        assert_eq!(scaled(10, 1000, 200), 2000);
+        // A test may be written with a full count below its short one: it is never less than that.
+        assert_eq!(scaled(10, 1000, 1), 10);
+        assert_eq!(scaled(0, u64::MAX, 200), u64::MAX / 100);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! selftests [--slow N] [PATTERN...]      run the tests whose names hold a pattern; KTAP on stdout
+//! selftests --long [--scale PERCENT] ... only those worth running for long, with full counts or PERCENT of them
 //! selftests --list [PATTERN...]          their names
 //! selftests ab [PATTERN...]              run the deterministic ones and record every call
 //! selftests ab-diff REFERENCE OURS ERRATA   compare two records; only explained differences are allowed
@@ -24,27 +25,36 @@ fn all() -> Vec<harness::Test> {
     [api::tests(), micro::tests()].concat()
 }
 
+/// Takes an option with a number out of the arguments.
+fn number(args: &mut Vec<String>, option: &str) -> Option<u64> {
+    let i = args.iter().position(|a| a == option)?;
+    let n = args.get(i + 1).and_then(|n| n.parse().ok());
+    args.drain(i..(i + 2).min(args.len()));
+    n
+}
+
+/// Takes an option out of the arguments; was it there?
+fn flag(args: &mut Vec<String>, option: &str) -> bool {
+    let before = args.len();
+    args.retain(|a| a != option);
+    args.len() < before
+}
+
 fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|a| a == "ab-diff") {
         return abdiff::main(&args[1..]);
     }
-    let mut slow = 1;
-    if let Some(i) = args.iter().position(|a| a == "--slow") {
-        slow = args.get(i + 1).and_then(|n| n.parse().ok()).unwrap_or(1);
-        args.drain(i..(i + 2).min(args.len()));
-    }
-    let list = args.iter().any(|a| a == "--list");
+    let slow = number(&mut args, "--slow").unwrap_or(1);
+    let scale = number(&mut args, "--scale").unwrap_or(100);
+    let long = flag(&mut args, "--long").then_some(scale);
+    let list = flag(&mut args, "--list");
     let record = args.first().is_some_and(|a| a == "ab");
-    let patterns = args
-        .into_iter()
-        .skip(usize::from(record))
-        .filter(|a| a != "--list")
-        .collect();
     let options = harness::Options {
-        patterns,
+        patterns: args.into_iter().skip(usize::from(record)).collect(),
         slow,
         record,
+        long,
     };
     let tests = all();
     if list {

@@ -488,6 +488,13 @@ pub fn delete_module(name: &str) -> Res {
     ret(unsafe { libc::syscall(libc::SYS_delete_module, c.as_ptr(), libc::O_NONBLOCK) } as i32)
 }
 
+/// finit_module(2) without parameters.
+pub fn load_module(path: &str) -> Res {
+    let file = OwnedFd::open(path, libc::O_RDONLY)?;
+    // SAFETY: a NUL-terminated string that outlives the call.
+    ret(unsafe { libc::syscall(libc::SYS_finit_module, file.raw(), c"".as_ptr(), 0) } as i32)
+}
+
 /// CPUID on the CPU that runs this.
 pub fn cpuid(leaf: u32, sub: u32) -> [u32; 4] {
     // SAFETY: every x86-64 CPU has the instruction.

@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Makes the parts that a host VM's initramfs is put together from, in $LODGE_CACHE/vm: the kernel takes several
+# Makes the parts that a host VM's initramfs is put together from, in $LODGE_PARTS: the kernel takes several
 # archives one after the other, so a run carries only what it needs.   usage: initramfs.sh PART...
-#   base      busybox, init and its helpers          intree    the stock kernel's own KVM modules, unpacked
+#   base      busybox, init and its helpers          intree    the kernel's own KVM modules, unpacked
 #   ours      kvm.ko                                 guest     a stock kernel and an initrd to run as a guest
 #   programs  lodge and the selftests                foreign   modules that hold the CPUs' virtualization, for a test
 . "$(dirname "$0")/lib.sh"
 
-PARTS=$LODGE_CACHE/vm
+PARTS=$LODGE_PARTS
 VM=$LODGE_SRC/tools/env/vm
 BIN=$LODGE_CACHE/target/$RUST_TARGET/release
 mkdir -p "$PARTS"
@@ -50,7 +50,7 @@ part_base() {
     fresh "$PARTS/base" "$LODGE_ROOT/bin/busybox" "$VM"/* && return
     busybox_tree "$work"
     cp "$VM/init" "$work/init"
-    cp "$VM/load-kvm" "$VM/check-dmesg" "$VM/module-tests" "$work/bin/"
+    cp "$VM/load-kvm" "$VM/check-dmesg" "$VM/check-leaks" "$VM/module-tests" "$work/bin/"
     pack "$work" "$PARTS/base"
 }
 
@@ -65,12 +65,16 @@ part_ours() {
 }
 
 part_intree() {
-    local stock file
-    stock=$LODGE_ROOT/lib/modules/$(kernel_version)/kernel
-    fresh "$PARTS/intree" "$stock/arch/x86/kvm/kvm.ko.xz" && return
+    local modules file
+    [ "$KERNEL" = stock ] || die "the $KERNEL kernel was built without its own KVM"
+    modules=$(readlink -f "$LODGE_CACHE/kernel/$(kernel_version)/modules")/kernel
+    fresh "$PARTS/intree" "$modules"/arch/x86/kvm/kvm.ko* && return
     mkdir -p "$work/modules/intree"
-    for file in "$stock"/arch/x86/kvm/kvm{,-amd,-intel}.ko.xz "$stock/virt/lib/irqbypass.ko.xz"; do
-        in_root xz -dc "/${file#"$LODGE_ROOT/"}" >"$work/modules/intree/$(basename "$file" .xz)"
+    for file in "$modules"/arch/x86/kvm/kvm{,-amd,-intel}.ko* "$modules"/virt/lib/irqbypass.ko*; do
+        case $file in
+        *.xz) in_root xz -dc <"$file" >"$work/modules/intree/$(basename "$file" .xz)" ;;
+        *) cp "$file" "$work/modules/intree/" ;;
+        esac
     done
     pack "$work" "$PARTS/intree"
 }
@@ -97,7 +101,7 @@ part_programs() {
 
 part_guest() {
     local kernel
-    kernel=$LODGE_CACHE/kernel/$(kernel_version)/vmlinuz
+    kernel=$LODGE_CACHE/kernel/$(stock_version)/vmlinuz
     fresh "$PARTS/guest" "$kernel" "$VM/guest-init" "$LODGE_ROOT/bin/busybox" && return
     busybox_tree "$work"
     cp "$VM/guest-init" "$work/init"

@@ -3,16 +3,30 @@
 # Resolves the newest 7.x kernel of trixie-backports, installs image, headers and source in the root and regenerates
 # the Rust metadata that Debian's headers package leaves out. The result is $LODGE_CACHE/kernel/$VER:
 #   build   the prepared output tree to hand to Kbuild as its first -C      vmlinuz, modules   the stock kernel
-# and $LODGE_CACHE/kernel/current, a link to the one in use.   usage: kernel.sh [VER]
+# and $LODGE_CACHE/kernel/current, a link to the one in use.
+#   usage: kernel.sh [VER]           or kernel.sh --previous: prints the newest kernel of the series before, if there is one
 . "$(dirname "$0")/lib.sh"
 
 KERNELS=$LODGE_CACHE/kernel
 mkdir -p "$KERNELS"
 
-# newest_kernel: the highest linux-image-7.* of our flavour that has a linux-source of the same series.
-newest_kernel() {
+# kernels: the linux-image-7.* of our flavour that the archive has, in order.
+kernels() {
     in_root apt-cache search --names-only "^linux-image-7\.[0-9.]+\+deb13-$LODGE_FLAVOUR\$" |
-        awk '{ sub(/^linux-image-/, "", $1); print $1 }' | sort -V | tail -n 1
+        awk '{ sub(/^linux-image-/, "", $1); print $1 }' | sort -V
+}
+
+newest_kernel() { kernels | tail -n 1; }
+
+# previous_kernel VER: the newest of an older series than VER's whose source is still there.
+previous_kernel() {
+    local ver series found=
+    for ver in $(kernels); do
+        series=$(echo "$ver" | grep -oE '^7\.[0-9]+')
+        case $1 in "$series".*) break ;; esac
+        if [ -n "$(in_root apt-cache search --names-only "^linux-source-$series\$")" ]; then found=$ver; fi
+    done
+    echo "$found"
 }
 
 # kbuild_args VER: what makes configuration and vermagic match the stock kernel's.
@@ -58,7 +72,11 @@ prepare_kernel() {
 
 need_root
 key=$(declare -f install_kernel prepare_kernel kbuild_args | sha256sum | cut -c1-16)
-if [ $# -ge 1 ]; then
+if [ "${1:-}" = --previous ]; then
+    step lists "10 seconds" "" in_root apt-get update
+    previous_kernel "$(stock_version)"
+    exit
+elif [ $# -ge 1 ]; then
     ver=$1
 elif [ -f "$LODGE_CACHE/stamp/kernel-choice" ]; then
     ver=$(cat "$KERNELS/choice")

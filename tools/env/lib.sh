@@ -15,6 +15,12 @@ mkdir -p "$LODGE_CACHE"
 LODGE_CACHE=$(cd "$LODGE_CACHE" && pwd)
 LODGE_ROOT=$LODGE_CACHE/root
 LODGE_LOG=$LODGE_CACHE/log
+# The parts of the host VM's initramfs.
+LODGE_PARTS=$LODGE_CACHE/vm
+# KERNEL=debug: the kernel of debug-kernel.sh in place of the stock one, to build for and in the host VM. What belongs to it
+# has its own place, so that both can be used at the same time.
+export KERNEL=${KERNEL:-stock}
+if [ "$KERNEL" != stock ]; then LODGE_LOG=$LODGE_LOG/$KERNEL LODGE_PARTS=$LODGE_PARTS/$KERNEL; fi
 mkdir -p "$LODGE_LOG" "$LODGE_CACHE/stamp" "$LODGE_CACHE/lock"
 # What a compiler, objtool or modpost calls a warning in a build log.
 export WARNING='(^|[^a-z-])[Ww]arning(:|\[)|WARNING|objtool: '
@@ -68,5 +74,20 @@ path_in_root() {
     esac
 }
 
-# kernel_version: the release of the kernel that the host VM and the guest run.
-kernel_version() { readlink "$LODGE_CACHE/kernel/current"; }
+# stock_version: the release of Debian's kernel that the guest runs, and the host VM too.
+stock_version() { readlink "$LODGE_CACHE/kernel/current"; }
+
+# kernel_version: the folder in $LODGE_CACHE/kernel of the kernel that the host VM runs and that we build for.
+kernel_version() {
+    case $KERNEL in
+    stock) stock_version ;;
+    debug) echo "$(stock_version)-debug" ;;
+    *) die "KERNEL is stock or debug, not '$KERNEL'" ;;
+    esac
+}
+
+# need_kernel [VER]: makes the kernel in use, or Debian's VER.
+need_kernel() {
+    "$LODGE_SRC/tools/env/kernel.sh" "$@"
+    if [ "$KERNEL" != stock ] && [ $# = 0 ]; then "$LODGE_SRC/tools/env/$KERNEL-kernel.sh"; fi
+}

@@ -3,12 +3,19 @@
 # Runs the tests: those that need no VM, and in host VMs the module's and the selftests. The last line is the sum,
 # `N passed, N failed, N skipped`; what did not run is never counted as passed.
 #   usage: [VENDOR=NAME] [T=PATTERN] test.sh [--host]      (or, used by itself: test.sh --suite NAME)
+#          [VENDOR=NAME] [T=PATTERN] [SCALE=PERCENT] test.sh --long     what is worth running for long, with full counts
 . "$(dirname "$0")/lib.sh"
 env=$(dirname "$0")
+
+# Everything takes longer on the debug kernel.
+slower=1
+if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
 SUITES="intel amd-bochs intel-haswell amd host refuse-lynnfield refuse-penryn refuse-nosvm"
 REFUSALS="refuse-lynnfield refuse-penryn refuse-nosvm"
+# What `make test-long` runs; VENDOR= picks one without the prefix.
+LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-previous"
 
 # suite_host: cargo's tests of the workspace, one KTAP line each, their own text in the log.
 suite_host() {
@@ -16,6 +23,7 @@ suite_host() {
     # The tests of the package `selftests` need a VM; what it has for cargo, it has too.
     in_root cargo test --workspace --no-fail-fast -- ${T:+"$T"} 2>&1 | sed -u -E '
         s/^test (.*) \.\.\. ok$/ok host: \1/
+        /^test (.*) \.\.\. ignored, long/d
         s/^test (.*) \.\.\. ignored(.*)$/ok host: \1 # SKIP ignored\2/
         s/^test (.*) \.\.\. FAILED$/not ok host: \1/'
 }
@@ -23,13 +31,53 @@ suite_host() {
 # suite_vm VENDOR SLOW LIMIT GUESTS: the module's life, then the selftests on it, then those tests of `lodge` whose name has
 # GUESTS in it, which boot a stock kernel. MODULE=intree tests the tests.
 suite_vm() {
-    local module=${MODULE:-ours} life="true"
+    local module=${MODULE:-ours} life="true" slow=$(($2 * slower)) limit=$(($3 * slower))
     if [ "$module" = ours ]; then life="module-tests works '${T:-}'"; fi
-    "$env/vm.sh" --vendor "$1" --timeout "$3" --module none --parts "$module programs guest foreign" \
+    "$env/vm.sh" --vendor "$1" --timeout "$limit" --module none --parts "$module programs guest foreign" \
         --file "$LODGE_SRC/tools/lodge/tests/in-vm:bin/lodge-tests" --log "$LODGE_LOG/vm-test-$1.log" \
         "$life; life=\$?; load-kvm $module || exit; tests=0
-         if selftests --list | grep -q -e '${T:-}'; then selftests --slow $2 ${T:-}; tests=\$?; fi
-         lodge-tests --slow $2 '${T:-$4}'; guests=\$?; [ \$life\$tests\$guests = 000 ]"
+         if selftests --list | grep -q -e '${T:-}'; then selftests --slow $slow ${T:-}; tests=\$?; fi
+         lodge-tests --slow $slow '${T:-$4}'; guests=\$?; check-leaks; [ \$life\$tests\$guests\$? = 0000 ]"
+}
+
+# suite_long_host: the tests of the workspace that are marked `#[ignore = "long"]`, optimised.
+suite_long_host() {
+    "$env/root.sh"
+    in_root cargo test --release --workspace --no-fail-fast -- --ignored ${T:+"$T"} 2>&1 | sed -u -E '
+        s/^test (.*) \.\.\. ok$/ok long-host: \1/
+        s/^test (.*) \.\.\. FAILED$/not ok long-host: \1/'
+    # Without one, the line says so; a pattern may pick none.
+    if ! grep -rqF '#[ignore = "long"]' --include='*.rs' "$LODGE_SRC"/{rust,mmu,vmx,svm,selftests,tools}; then
+        echo "ok long-host: none # SKIP no test of the workspace is marked long"
+    fi
+}
+
+# suite_long_vm VENDOR SLOW LIMIT SCALE [OPTION...]: the selftests that are worth it, with SCALE per cent of their full counts
+# (SCALE= says otherwise); OPTIONs are those of vm.sh.
+suite_long_vm() {
+    local vendor=$1 slow=$(($2 * slower)) limit=$(($3 * slower)) scale=$4 module=${MODULE:-ours}
+    shift 4
+    "$env/vm.sh" --vendor "$vendor" --timeout "$limit" --module "$module" --parts programs \
+        --log "$LODGE_LOG/vm-long-$vendor.log" "$@" \
+        "selftests --long --list | grep -q -e '${T:-}' || exit 0
+         selftests --long --scale ${SCALE:-$scale} --slow $slow ${T:-}; tests=\$?; check-leaks; [ \$tests\$? = 00 ]"
+}
+
+# suite_previous: the module builds without a warning for the series of kernels before the one in use, while the archive has one.
+suite_previous() {
+    local ver log
+    ver=$("$env/kernel.sh" --previous)
+    if [ -z "$ver" ]; then
+        echo "ok previous: builds # SKIP trixie-backports has no series of 7.x kernels before $(stock_version)"
+        return
+    fi
+    log=$LODGE_CACHE/log/module-$ver-lint.log
+    if KERNEL=stock KVER=$ver "$env/module.sh" --lint && ! grep -E "$WARNING" "$log"; then
+        echo "ok previous: builds for $ver"
+    else
+        echo "not ok previous: builds for $ver"
+        return 1
+    fi
 }
 
 # suite_refuse OPTION...: on a CPU that lacks something, the module says so and stays out.
@@ -44,7 +92,12 @@ suite() {
     refuse-lynnfield) suite_refuse --vendor corei5_lynnfield_750 ;;
     refuse-penryn) suite_refuse --vendor core2_penryn_t9600 ;;
     refuse-nosvm) suite_refuse --cpu qemu64,-svm --log "$LODGE_LOG/vm-nosvm.log" ;;
-    *) die "there is no test suite '$1'; VENDOR is one of: $SUITES refusal" ;;
+    long-host) suite_long_host ;;
+    long-previous) suite_previous ;;
+    long-amd) suite_long_vm amd 1 10800 100 ;;
+    # An instruction costs about ten times as much on Bochs.
+    long-intel | long-amd-bochs | long-intel-haswell) suite_long_vm "${1#long-}" 3 10800 10 ;;
+    *) die "there is no test suite '$1'; VENDOR is one of: $SUITES refusal; with test-long: ${LONG_SUITES//long-/}" ;;
     esac
 }
 
@@ -76,12 +129,14 @@ if [ "${1:-}" = --suite ]; then
     exit
 fi
 need_root
-case ${VENDOR:-all} in
-all) suites=$SUITES ;;
-refusal) suites=$REFUSALS ;;
+case ${1:-}:${VENDOR:-all} in
+--host:*) suites=host ;;
+--long:all) suites=$LONG_SUITES ;;
+--long:*) suites=long-$VENDOR ;;
+:all) suites=$SUITES ;;
+:refusal) suites=$REFUSALS ;;
 *) suites=$VENDOR ;;
 esac
-if [ "${1:-}" = --host ]; then suites=host; fi
 if [ "$(echo "$suites" | wc -w)" = 1 ]; then export LODGE_LIVE=1; fi
 for name in $suites; do rm -f "$LODGE_LOG/test-$name.result"; done
 echo "$suites" | tr ' ' '\n' | xargs -P "$(nproc)" -I '{}' "$0" --suite '{}' || true

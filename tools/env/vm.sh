@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Runs a command in a host VM: a stock Debian kernel on an emulator that emulates virtualization.
+# Runs a command in a host VM: a stock Debian kernel (or KERNEL=debug) on an emulator that emulates virtualization.
 #   usage: vm.sh [OPTION...] [COMMAND]       (a line for the VM's shell)
 #   --vendor NAME    amd (QEMU, the default), intel, intel-haswell, amd-bochs, or any CPU model of Bochs
 #   --module NAME    ours (the default), intree or none      --parts "P..."  further parts: programs guest ours intree
@@ -41,7 +41,7 @@ mkdir -p "$LODGE_CACHE/run"
 run=$(mktemp -d "$LODGE_CACHE/run/$vendor.XXXXXX")
 trap 'rm -rf "$run"' EXIT
 dir=$(path_in_root "$run")
-kernel=$LODGE_CACHE/kernel/current/vmlinuz
+kernel=$LODGE_CACHE/kernel/$(kernel_version)/vmlinuz
 
 # The job: what is different in this run, as the last part of the initramfs.
 case $module in none) ;; *) parts="$parts $module" ;; esac
@@ -52,7 +52,7 @@ for file in ${files[@]+"${files[@]}"}; do install -D "${file%%:*}" "$run/tree/${
 # shellcheck disable=SC2046,SC2086 # the parts are words
 set -- $(printf '%s\n' base $parts | awk '!seen[$0]++')
 "$(dirname "$0")/initramfs.sh" "$@"
-(cd "$LODGE_CACHE/vm" && cat "$@") >"$run/initrd"
+(cd "$LODGE_PARTS" && cat "$@") >"$run/initrd"
 in_root sh -c 'cd "$1/tree" && find . -mindepth 1 | cpio --quiet -o -H newc -R 0:0' sh "$dir" >>"$run/initrd"
 
 # The crypto self-tests would go on beside the tests for seconds.
@@ -62,6 +62,8 @@ cmdline="console=ttyS0 panic=-1 oops=panic quiet loglevel=3 cryptomgr.notests $a
 NOISE="TCG doesn't support requested feature"
 
 run_qemu() {
+    # The shadow of KASAN takes an eighth, its quarantine and kmemleak their share.
+    if [ "$KERNEL" = debug ]; then memory=${memory:-3072}; fi
     local args=(-accel tcg -machine q35 -cpu "$cpu" -smp "${smp:-2}" -m "${memory:-2048}"
         -nodefaults -no-user-config -vga none -display none -no-reboot
         -kernel "$(path_in_root "$kernel")" -initrd "$dir/initrd" -append "$cmdline")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Every ioctl with good and bad input: exact errnos, and nothing changed by a refused call.
 
+mod alloc_fail;
 mod cpuid;
 mod lifetime;
 mod memory;
@@ -16,6 +17,7 @@ use crate::harness::Test;
 pub fn tests() -> Vec<Test> {
     [
         system::TESTS,
+        alloc_fail::TESTS,
         lifetime::TESTS,
         memory::TESTS,
         state::TESTS,

@@ -2,7 +2,7 @@
 //! Several threads: spinning guests and signals, vCPUs that move between CPUs, memory that changes while they run.
 
 use crate::guest::*;
-use crate::harness::Test;
+use crate::harness::{rounds, Test};
 use crate::kvm::*;
 use crate::sys::{self, Map};
 use crate::{check, eq};
@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 pub const TESTS: &[Test] = &[
     Test::new("micro/signal_interrupts", signal_interrupts).no_ab(),
-    Test::new("micro/signal_storm", signal_storm).no_ab(),
+    Test::new("micro/signal_storm", signal_storm)
+        .no_ab()
+        .long(300),
     Test::new("micro/immediate_exit_from_thread", immediate_exit).no_ab(),
     Test::new("micro/vcpu_busy", vcpu_busy).no_ab(),
     Test::new("micro/two_vms_two_cpus", two_vms).cpus(2).no_ab(),
@@ -21,16 +23,24 @@ pub const TESTS: &[Test] = &[
         .cpus(2)
         .no_ab(),
     Test::new("micro/vcpu_changes_thread", changes_thread).no_ab(),
-    Test::new("micro/vcpu_migrates", migrates).cpus(2).no_ab(),
+    Test::new("micro/vcpu_migrates", migrates)
+        .cpus(2)
+        .no_ab()
+        .long(300),
     Test::new("micro/tsc_across_cpus", tsc_across_cpus)
         .cpus(2)
         .no_ab(),
-    Test::new("micro/slot_delete_while_running", slot_while_running).no_ab(),
-    Test::new("micro/mem_dontneed_while_running", dontneed_while_running).no_ab(),
+    Test::new("micro/slot_delete_while_running", slot_while_running)
+        .no_ab()
+        .long(300),
+    Test::new("micro/mem_dontneed_while_running", dontneed_while_running)
+        .no_ab()
+        .long(300),
     Test::new("micro/mem_stress", mem_stress)
         .cpus(2)
         .secs(60)
-        .no_ab(),
+        .no_ab()
+        .long(600),
     Test::new("micro/nmi_while_running", nmi_while_running).no_ab(),
     Test::new("micro/preempted", preempted).no_ab(),
 ];
@@ -138,7 +148,7 @@ fn signal_interrupts() {
 fn signal_storm() {
     let g = counter();
     let n = with_running(&g.cpu, |tid| {
-        for _ in 0..2000 {
+        for _ in 0..rounds(2000, 100_000) {
             kick(tid);
         }
         progress(&g);
@@ -280,7 +290,7 @@ fn migrates() {
     // ...and from under a running guest.
     let g = counter();
     with_running(&g.cpu, |tid| {
-        for i in 0..60 {
+        for i in 0..rounds(60, 5000) as usize {
             crate::must!(sys::pin(tid.load(Ordering::SeqCst), i % 2));
             progress(&g);
         }
@@ -353,7 +363,7 @@ fn slot_while_running() {
             }
             done.store(true, Ordering::SeqCst);
         });
-        for _ in 0..30 {
+        for _ in 0..rounds(30, 2000) {
             let before = exits.load(Ordering::SeqCst);
             wait_for("an MMIO exit", || exits.load(Ordering::SeqCst) > before);
             eq!(g.vm.region(1, 0, at, 0x4000, m.addr()), Ok(0));
@@ -388,7 +398,7 @@ fn dontneed_while_running() {
         a.jmp(top)
     });
     with_running(&g.cpu, |_| {
-        for i in 1..200u64 {
+        for i in 1..rounds(200, 20_000) {
             m.wr(0, i);
             let before = count(&g);
             wait_for("the guest", || count(&g) > before + 4);
@@ -432,7 +442,7 @@ fn mem_stress() {
         with_running(&second, |_| {
             let began = Instant::now();
             let mut i = 0u64;
-            while began.elapsed() < Duration::from_secs(4) {
+            while began.elapsed() < Duration::from_secs(rounds(4, 120)) {
                 i = i
                     .wrapping_mul(6_364_136_223_846_793_005)
                     .wrapping_add(1_442_695_040_888_963_407);
