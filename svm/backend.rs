@@ -7,8 +7,9 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 
 use super::asid::{CpuAsids, Tlb, VcpuAsid};
 use super::exit::code;
-use super::features::{Disabled, Features, Refusal};
+use super::hw::{Hw, Resident};
 use super::insn::{self, HostSave, VmcbPage};
+use super::shared::{Shared, SHARED};
 use super::vmcb::{event, intercept, tlb, vintr, Vmcb, VmcbSeg};
 use crate::hv::backend::{Backend, Flow, Inject, Shadow, SysSeg, Table};
 use crate::hv::vcpu::Loaded;
@@ -19,107 +20,15 @@ use crate::mmu::Level;
 use crate::model::cr::efer;
 use crate::model::event::{vector as exception, Kind, Vectoring};
 use crate::model::features::Caps;
-use crate::model::msr::{HwMsr, Pass};
+use crate::model::msr::HwMsr;
 use crate::model::regs::{rflags, Seg, Segment, TableReg, RAX, RSP};
 use crate::sys::cpu::{self, IrqOff, PreemptOff};
-use crate::sys::global::{clear_at_unload, Global, PerCpu};
-use crate::sys::mm;
-use crate::sys::page::Pages;
-use crate::sys::params;
+use crate::sys::global::clear_at_unload;
 use crate::sys::switch::Switch;
 use crate::sys::virt::CpuVirt;
 
-/// What all vCPUs share.
-struct Shared {
-    features: Features,
-    asids: PerCpu<CpuAsids>,
-    host_save: KVec<HostSave>,
-    /// I/O permission map: every port exits.
-    iopm: Pages<2>,
-    /// MSR permission map.
-    msrpm: Pages<1>,
-    rdtscp: bool,
-}
-
-static SHARED: Global<Shared> = Global::new();
-
 /// The AMD backend.
 pub(crate) struct Svm;
-
-/// A vCPU's hardware state.
-pub(crate) struct Hw {
-    pub(super) vmcb: VmcbPage,
-    pub(super) features: Features,
-    shared: &'static Shared,
-    asid: VcpuAsid,
-    stale: bool,
-    /// NMIs are blocked.
-    nmi_masked: bool,
-    /// An IRET is about to end the blocking: RIP at its intercept.
-    iret_rip: Option<u64>,
-    /// The guest runs one instruction with RFLAGS.TF, ours, to find the end of that IRET.
-    pub(super) stepping: bool,
-}
-
-/// What context switches touch.
-pub(crate) struct Resident {
-    /// The host's FS, GS, TR and system-call state of this CPU was saved since the last context switch.
-    host_saved: Atomic<bool>,
-    /// The guest's TSC_AUX; the host's is back while the thread does not have the CPU.
-    tsc_aux: Atomic<u64>,
-    host_tsc_aux: Atomic<u64>,
-}
-
-impl Hw {
-    fn save(&mut self) -> &mut super::vmcb::Save {
-        &mut self.vmcb.get_mut().save
-    }
-
-    pub(super) fn control(&mut self) -> &mut super::vmcb::Control {
-        &mut self.vmcb.get_mut().control
-    }
-
-    fn set_intercept(&mut self, bits: u64, on: bool) {
-        let c = self.control();
-        let mut v = u64::from(c.intercept1) | u64::from(c.intercept2) << 32;
-        if on {
-            v |= bits;
-        } else {
-            v &= !bits;
-        }
-        c.intercept1 = v as u32;
-        c.intercept2 = (v >> 32) as u32;
-    }
-
-    /// The guest is about to execute the IRET that ends NMI blocking.
-    pub(super) fn iret(&mut self, rip: u64) {
-        self.set_intercept(intercept::IRET, false);
-        self.iret_rip = Some(rip);
-    }
-
-    /// Has that IRET been executed?
-    fn finish_iret(&mut self, rip: u64) {
-        if self.iret_rip.is_some_and(|at| at != rip) {
-            self.iret_rip = None;
-            self.nmi_masked = false;
-        }
-    }
-}
-
-/// Clears the two intercept bits of `msr` in the permission map ("MSR Intercepts").
-fn allow_msr(map: &mut [u8], msr: u32) {
-    let (base, first) = match msr {
-        0..=0x1fff => (0usize, 0),
-        0xc000_0000..=0xc000_1fff => (0x800, 0xc000_0000),
-        0xc001_0000..=0xc001_1fff => (0x1000, 0xc001_0000),
-        _ => return,
-    };
-    let n = msr.wrapping_sub(first) as usize;
-    if let Some(byte) = map.get_mut(base.wrapping_add(n / 4)) {
-        // Two bits an MSR: RDMSR, WRMSR.
-        *byte &= !(3u8.wrapping_shl((n as u32 & 3).wrapping_mul(2)));
-    }
-}
 
 impl CpuVirt for Svm {
     const INTEL: bool = false;
@@ -149,49 +58,7 @@ impl Backend for Svm {
     type Exit = u64;
 
     fn setup() -> Result {
-        let [_, ebx, _, edx] = cpu::cpuid(0x8000_000a, 0);
-        let p = params::get();
-        let disabled = Disabled {
-            npt: !p.second_stage,
-            nrip_save: !p.nrips,
-            flush_by_asid: !p.flush_by_asid,
-        };
-        let features = Features::negotiate(ebx, edx, disabled).map_err(|refusal| {
-            match refusal {
-                Refusal::NoNpt => pr_err!(
-                    "the CPU has no nested paging (or it is turned off), which Lodge needs\n"
-                ),
-                Refusal::NoAsids => pr_err!("the CPU reports no address-space identifiers\n"),
-            }
-            EOPNOTSUPP
-        })?;
-        if mm::memory_encrypted() {
-            pr_err!("the host's memory is encrypted (SME), which Lodge cannot deal with\n");
-            return Err(EOPNOTSUPP);
-        }
-        let mut host_save = KVec::with_capacity(cpu::nr_cpus() as usize, GFP_KERNEL)?;
-        for _ in 0..cpu::nr_cpus() {
-            host_save.push(HostSave::new()?, GFP_KERNEL)?;
-        }
-        let mut iopm = Pages::new()?;
-        iopm.bytes_mut().fill(0xff);
-        let mut msrpm = Pages::new()?;
-        msrpm.bytes_mut().fill(0xff);
-        for msr in HwMsr::ALL {
-            if msr.pass_through(true) == Pass::ReadWrite {
-                allow_msr(msrpm.bytes_mut(), msr.index());
-            }
-        }
-        let [_, _, _, ext_edx] = cpu::cpuid(0x8000_0001, 0);
-        let shared = Shared {
-            features,
-            asids: PerCpu::new(CpuAsids::new(features.asids))?,
-            host_save,
-            iopm,
-            msrpm,
-            rdtscp: ext_edx >> 27 & 1 != 0,
-        };
-        SHARED.set(KBox::new(shared, GFP_KERNEL)?);
+        SHARED.set(KBox::new(Shared::new()?, GFP_KERNEL)?);
         Ok(())
     }
 

@@ -18,7 +18,11 @@ mod backend;
 #[cfg(CONFIG_RUST)]
 mod handle;
 #[cfg(CONFIG_RUST)]
+mod hw;
+#[cfg(CONFIG_RUST)]
 mod insn;
+#[cfg(CONFIG_RUST)]
+mod shared;
 
 #[cfg(CONFIG_RUST)]
 pub(crate) use backend::Svm;

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What all vCPUs share: the features, the ASIDs, the permission maps, the areas for the host's state.
+#![deny(unsafe_code)]
+
+use kernel::prelude::*;
+
+use super::asid::CpuAsids;
+use super::features::{Disabled, Features, Refusal};
+use super::insn::HostSave;
+use crate::model::msr::{HwMsr, Pass};
+use crate::sys::cpu;
+use crate::sys::global::{Global, PerCpu};
+use crate::sys::mm;
+use crate::sys::page::Pages;
+use crate::sys::params;
+
+/// What all vCPUs share.
+pub(super) struct Shared {
+    pub(super) features: Features,
+    pub(super) asids: PerCpu<CpuAsids>,
+    pub(super) host_save: KVec<HostSave>,
+    /// I/O permission map: every port exits.
+    pub(super) iopm: Pages<2>,
+    /// MSR permission map.
+    pub(super) msrpm: Pages<1>,
+    pub(super) rdtscp: bool,
+}
+
+/// There from set-up to teardown.
+pub(super) static SHARED: Global<Shared> = Global::new();
+
+impl Shared {
+    /// Checks what the CPU can do and prepares the rest. Once at load.
+    pub(super) fn new() -> Result<Self> {
+        let [_, ebx, _, edx] = cpu::cpuid(0x8000_000a, 0);
+        let p = params::get();
+        let disabled = Disabled {
+            npt: !p.second_stage,
+            nrip_save: !p.nrips,
+            flush_by_asid: !p.flush_by_asid,
+        };
+        let features = Features::negotiate(ebx, edx, disabled).map_err(|refusal| {
+            match refusal {
+                Refusal::NoNpt => pr_err!(
+                    "the CPU has no nested paging (or it is turned off), which Lodge needs\n"
+                ),
+                Refusal::NoAsids => pr_err!("the CPU reports no address-space identifiers\n"),
+            }
+            EOPNOTSUPP
+        })?;
+        if mm::memory_encrypted() {
+            pr_err!("the host's memory is encrypted (SME), which Lodge cannot deal with\n");
+            return Err(EOPNOTSUPP);
+        }
+        let mut host_save = KVec::with_capacity(cpu::nr_cpus() as usize, GFP_KERNEL)?;
+        for _ in 0..cpu::nr_cpus() {
+            host_save.push(HostSave::new()?, GFP_KERNEL)?;
+        }
+        let mut iopm = Pages::new()?;
+        iopm.bytes_mut().fill(0xff);
+        let mut msrpm = Pages::new()?;
+        msrpm.bytes_mut().fill(0xff);
+        for msr in HwMsr::ALL {
+            if msr.pass_through(true) == Pass::ReadWrite {
+                allow_msr(msrpm.bytes_mut(), msr.index());
+            }
+        }
+        let [_, _, _, ext_edx] = cpu::cpuid(0x8000_0001, 0);
+        Ok(Self {
+            features,
+            asids: PerCpu::new(CpuAsids::new(features.asids))?,
+            host_save,
+            iopm,
+            msrpm,
+            rdtscp: ext_edx >> 27 & 1 != 0,
+        })
+    }
+}
+
+/// Clears the two intercept bits of `msr` in the permission map ("MSR Intercepts").
+fn allow_msr(map: &mut [u8], msr: u32) {
+    let (base, first) = match msr {
+        0..=0x1fff => (0usize, 0),
+        0xc000_0000..=0xc000_1fff => (0x800, 0xc000_0000),
+        0xc001_0000..=0xc001_1fff => (0x1000, 0xc001_0000),
+        _ => return,
+    };
+    let n = msr.wrapping_sub(first) as usize;
+    if let Some(byte) = map.get_mut(base.wrapping_add(n / 4)) {
+        // Two bits an MSR: RDMSR, WRMSR.
+        *byte &= !(3u8.wrapping_shl((n as u32 & 3).wrapping_mul(2)));
+    }
+}
