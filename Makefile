@@ -5,7 +5,7 @@
 export VENDOR MODULE T KVER KDIR SCALE KERNEL
 env := tools/env
 
-.PHONY: all help build module run shell test test-long test-host test-ab debug-kernel lint clean
+.PHONY: all help build module run shell test test-long test-host test-ab bench debug-kernel lint clean
 
 all: help build
 
@@ -19,6 +19,7 @@ help:
 	@echo '  make test-long    what is worth running for long, with full counts (an hour and more); VENDOR=, T= and SCALE=PERCENT cut it'
 	@echo '  make test-host    only the tests that need no VM'
 	@echo '  make test-ab      compare with the in-tree KVM, call by call'
+	@echo '  make bench        what exits, faults, calls and VMs cost, beside the in-tree KVM'
 	@echo '  make lint         format, clippy, unsafe code, panics, stack frames, compiler warnings'
 	@echo '  make debug-kernel a kernel with KASAN, lockdep, kmemleak and fault injection; KERNEL=debug with module, test, run or shell uses it'
 	@echo '  make clean        forget what was built from this checkout; the Debian root and the kernel stay'
@@ -50,6 +51,9 @@ test-host:
 
 test-ab: build
 	@$(env)/test-ab.sh
+
+bench: build
+	@$(env)/bench.sh
 
 debug-kernel:
 	@$(env)/debug-kernel.sh

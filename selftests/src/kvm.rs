@@ -350,6 +350,10 @@ impl Vcpu {
             n => Exit::Other(n),
         }
     }
+    /// The port of the last exit, which was a port access.
+    pub fn io_port(&self) -> u16 {
+        self.run.rd(UNION + 2)
+    }
     /// Where the data of the port access of the last exit lies in `run`.
     pub fn io_data(&self) -> usize {
         self.run.rd::<u64>(UNION + 8) as usize

@@ -5,12 +5,15 @@
 //! selftests [--slow N] [PATTERN...]      run the tests whose names hold a pattern; KTAP on stdout
 //! selftests --long [--scale PERCENT] ... only those worth running for long, with full counts or PERCENT of them
 //! selftests --list [PATTERN...]          their names
+//! selftests bench [--quick] [EXIT]       measure this KVM
+//! selftests bench-table OURS IN-TREE     compare two measurements
 //! selftests ab [PATTERN...]              run the deterministic ones and record every call
 //! selftests ab-diff REFERENCE OURS ERRATA   compare two records; only explained differences are allowed
 //! ```
 
 mod abdiff;
 mod api;
+mod bench;
 mod guest;
 mod harness;
 mod kmsg;
@@ -22,7 +25,7 @@ mod sys;
 use std::process::ExitCode;
 
 fn all() -> Vec<harness::Test> {
-    [api::tests(), micro::tests()].concat()
+    [api::tests(), micro::tests(), bench::TESTS.to_vec()].concat()
 }
 
 /// Takes an option with a number out of the arguments.
@@ -44,6 +47,13 @@ fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|a| a == "ab-diff") {
         return abdiff::main(&args[1..]);
+    }
+    if args.first().is_some_and(|a| a == "bench-table") {
+        return bench::table_main(&args[1..]);
+    }
+    if args.first().is_some_and(|a| a == "bench") {
+        bench::main(&args[1..]);
+        return ExitCode::SUCCESS;
     }
     let slow = number(&mut args, "--slow").unwrap_or(1);
     let scale = number(&mut args, "--scale").unwrap_or(100);
