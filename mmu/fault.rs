@@ -81,6 +81,19 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
         slots::find(slots.get(), gpa.gfn()).is_some_and(|slot| !(write && slot.readonly))
     }
 
+    /// Where user space has the byte at `gpa`: none outside of the slots. It holds as long as [`Mmu::slots_generation`], read before
+    /// this, stays the same.
+    pub(crate) fn user_address(&self, gpa: Gpa) -> Option<u64> {
+        let slots = self.core.slots.read();
+        let slot = slots::find(slots.get(), gpa.gfn())?;
+        slot.hva_of_byte(gpa).map(|hva| hva.0)
+    }
+
+    /// Moves with each change of the slots, before the call that changes them returns.
+    pub(crate) fn slots_generation(&self) -> u64 {
+        self.core.generation.get()
+    }
+
     /// Reads guest memory, over page borders. What follows the byte that failed is not read.
     ///
     /// # Context

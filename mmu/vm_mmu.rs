@@ -7,6 +7,7 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed, Release};
 use kernel::sync::{new_mutex, Arc, Mutex};
 
+use crate::sys::cpu::Generation;
 use crate::sys::mm::{self, AgeHow, MmEvents, MmWatch, RwSpinLock, WriteGuard};
 use crate::sys::params;
 use crate::sys::srcu_cell::SrcuCell;
@@ -114,6 +115,8 @@ pub(super) struct Core<P: PteFormat, F: RemoteFlush> {
     /// Held while the slots are being changed.
     #[pin]
     changing: Mutex<()>,
+    /// Moves with each change of the slots. Written under `changing`.
+    pub(super) generation: Generation,
     /// Moves when an invalidation ends. Written under the write side.
     pub(super) sequence: Atomic<u64>,
     leaves: [Atomic<i64>; 3],
@@ -159,6 +162,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
                 lock <- RwSpinLock::new(guarded),
                 slots <- SrcuCell::new(empty),
                 changing <- new_mutex!((), "lodge_slots"),
+                generation: Generation::new(),
                 sequence: Atomic::new(0),
                 leaves: [const { Atomic::new(0) }; 3],
                 tables: Atomic::new(0),
@@ -242,6 +246,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         // The notifier must find the slot until its pages are zapped: they may be freed by the host at any time.
         self.lock.write().retiring = gone;
         self.slots.replace(set);
+        self.generation.advance();
         if let Some(gone) = gone {
             // No fault maps through the old set any more.
             self.zap(gone.gfns(), true);

@@ -22,7 +22,7 @@ use crate::model::event::{vector as exception, Kind, Vectoring};
 use crate::model::features::Caps;
 use crate::model::msr::HwMsr;
 use crate::model::regs::{rflags, Seg, Segment, TableReg, RAX, RSP};
-use crate::sys::cpu::{self, IrqOff, PreemptOff};
+use crate::sys::cpu::{self, Flag, IrqOff, PreemptOff};
 use crate::sys::global::clear_at_unload;
 use crate::sys::switch::Switch;
 use crate::sys::virt::CpuVirt;
@@ -99,7 +99,7 @@ impl Backend for Svm {
             stepping: false,
         };
         let resident = Resident {
-            host_saved: Atomic::new(false),
+            host_saved: Flag::new(false),
             tsc_aux: Atomic::new(0),
             host_tsc_aux: Atomic::new(0),
         };
@@ -124,7 +124,7 @@ impl Backend for Svm {
     }
 
     fn sched_in(resident: &Resident, preempt: &PreemptOff) {
-        resident.host_saved.store(false, Relaxed);
+        resident.host_saved.set(false);
         let guest = resident.tsc_aux.load(Relaxed);
         if SHARED.get().is_ok_and(|s| s.rdtscp) {
             let host = insn::tsc_aux(preempt);
@@ -145,26 +145,24 @@ impl Backend for Svm {
     fn enter(hw: &mut Hw, resident: &Resident, switch: &mut Switch, irq: &IrqOff) -> u64 {
         let shared = hw.shared;
         let preempt = irq.preempt();
-        let Some(host_save) = shared.host_save.get(preempt.cpu() as usize) else {
+        let Some(host_save) = shared.host_save.get(irq.cpu() as usize) else {
             return code::INVALID;
         };
-        if !resident.host_saved.load(Relaxed) {
+        if !resident.host_saved.get() {
             host_save.save(preempt);
             insn::vcpu_barrier(preempt);
-            resident.host_saved.store(true, Relaxed);
+            resident.host_saved.set(true);
         } else if insn::ldt_in_use(irq) {
             host_save.save(preempt);
         }
         let Some(mut asids) = shared.asids.get(irq) else {
             return code::INVALID;
         };
-        let flush = asids.assign(
-            &mut hw.asid,
-            preempt.cpu(),
-            hw.stale,
-            hw.features.flush_by_asid,
-        );
-        shared.asids.set(irq, asids);
+        let before = hw.asid;
+        let flush = asids.assign(&mut hw.asid, irq.cpu(), hw.stale, hw.features.flush_by_asid);
+        if hw.asid != before {
+            shared.asids.set(irq, asids);
+        }
         hw.stale = false;
 
         let asid = hw.asid.asid;

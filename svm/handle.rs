@@ -100,8 +100,8 @@ fn after(
     if nrip_save && next != 0 {
         return then(cx, next.wrapping_sub(rip) as u8 & 0xf);
     }
-    match cx.decode() {
-        Ok(insn) if insn.kind() == kind => then(cx, insn.len),
+    match cx.identify() {
+        Ok((found, len)) if found == kind => then(cx, len),
         Ok(_) => Ok(Flow::Resume),
         Err(Some(e)) => {
             cx.raise(e);

@@ -9,6 +9,7 @@ use super::features::Features;
 use super::insn::VmcbPage;
 use super::shared::Shared;
 use super::vmcb::{intercept, Control, Save};
+use crate::sys::cpu::Flag;
 
 /// A vCPU's hardware state.
 pub(crate) struct Hw {
@@ -28,7 +29,7 @@ pub(crate) struct Hw {
 /// What context switches touch.
 pub(crate) struct Resident {
     /// The host's FS, GS, TR and system-call state of this CPU was saved since the last context switch.
-    pub(super) host_saved: Atomic<bool>,
+    pub(super) host_saved: Flag,
     /// The guest's TSC_AUX; the host's is back while the thread does not have the CPU.
     pub(super) tsc_aux: Atomic<u64>,
     pub(super) host_tsc_aux: Atomic<u64>,

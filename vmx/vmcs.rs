@@ -130,9 +130,7 @@ impl Vmcs {
                 Load::ClearOn(there) => self.clear_on(there),
                 Load::Claim => {
                     let irq = IrqOff::new();
-                    let claimed = place
-                        .claimed(irq.preempt().cpu())
-                        .map_err(|_| Failure::Failed)?;
+                    let claimed = place.claimed(irq.cpu()).map_err(|_| Failure::Failed)?;
                     // SAFETY: interrupts are off, the VMCS is active on no CPU; the order is the protocol's.
                     unsafe {
                         insn::lodge_vmcs_list(self.node.as_ptr().cast());
@@ -170,9 +168,7 @@ impl Vmcs {
         irq: &IrqOff,
     ) -> Result<(), Failure> {
         let (node, place) = (self.node(), self.node().place());
-        let how = place
-            .enter(irq.preempt().cpu())
-            .map_err(|_| Failure::Failed)?;
+        let how = place.enter(irq.cpu()).map_err(|_| Failure::Failed)?;
         run.flags = if how == Enter::Resume {
             insn::RESUME
         } else {

@@ -139,6 +139,7 @@ pub(crate) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isiz
     cx.state.features = GuestFeatures::derive(&entries, caps);
     cpuid::refresh(&mut entries, &mut cx.state.features, caps, &now);
     cx.state.cpuid = entries;
+    cx.state.fetches.clear();
     cx.update_switch();
     Ok(0)
 }

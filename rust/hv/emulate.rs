@@ -10,8 +10,6 @@ use crate::hv::vcpu::Loaded;
 use crate::mmu::gwalk::Access;
 use crate::mmu::Gpa;
 use crate::model::cr::dr6;
-use crate::model::emu::decode::decode;
-use crate::model::emu::insn::Insn;
 use crate::model::emu::job::{self, Answer, Job, Need};
 use crate::model::event::Exception;
 use crate::model::msr::Who;
@@ -33,13 +31,6 @@ enum Met {
 }
 
 impl<B: Backend> Loaded<'_, B> {
-    /// Decodes the instruction at RIP. The fault is what the guest gets for it, or None when it cannot be read.
-    pub(crate) fn decode(&mut self) -> Result<Insn, Option<Exception>> {
-        let fetched = self.fetch();
-        let mode = self.cpu_mode();
-        decode(fetched.bytes(), mode).map_err(|e| fetched.fault(e))
-    }
-
     /// Emulates the instruction at RIP.
     pub(crate) fn emulate(&mut self) -> Result<Flow> {
         self.state.port_checked = false;

@@ -29,7 +29,16 @@ impl<B: Backend> Loaded<'_, B> {
     /// Asks the hardware for the next event and for the windows that are waited for. True: exit again at once.
     pub(crate) fn inject_events(&mut self) -> bool {
         let gates = self.gates();
-        let plan = self.state.events.plan(&gates);
+        let wanted = gates.irq_waiting || gates.irq_window_wanted;
+        if !wanted && !self.state.windows && self.state.events.is_idle() {
+            return false;
+        }
+        self.plan_events(&gates)
+    }
+
+    #[inline(never)]
+    fn plan_events(&mut self, gates: &Gates) -> bool {
+        let plan = self.state.events.plan(gates);
         match plan.next {
             Next::None | Next::Acknowledge => {}
             Next::Exception {
@@ -50,6 +59,7 @@ impl<B: Backend> Loaded<'_, B> {
         }
         B::set_irq_window(&mut self.state.hw, plan.irq_window);
         B::set_nmi_window(&mut self.state.hw, plan.nmi_window);
+        self.state.windows = plan.irq_window || plan.nmi_window;
         plan.exit_at_once
     }
 

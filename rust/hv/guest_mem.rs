@@ -19,7 +19,7 @@ pub(crate) const MAX_INSN: usize = 15;
 const CONTENDED_WALKS: u32 = 64;
 
 /// Guest-physical memory as the page walk reads it.
-struct Physical<'a, B: Backend>(&'a Vm<B>);
+pub(super) struct Physical<'a, B: Backend>(pub(super) &'a Vm<B>);
 
 impl<B: Backend> GuestMem for Physical<'_, B> {
     fn read(&self, gpa: u64, len: u8) -> Option<u64> {
@@ -44,6 +44,8 @@ pub(crate) struct Fetched {
     len: usize,
     /// The fault that fetching more would raise; None also where the bytes are not in memory.
     stopped: Option<Exception>,
+    /// Where the first byte is in guest-physical memory, if the fifteen and one more are in one page.
+    pub(super) code: Option<u64>,
 }
 
 impl Fetched {
@@ -93,9 +95,18 @@ impl<B: Backend> Loaded<'_, B> {
         linear: u64,
         access: Access,
     ) -> Result<Translation, Option<Exception>> {
+        self.translate_in(&Physical(self.vm), linear, access)
+    }
+
+    fn translate_in(
+        &mut self,
+        memory: &impl GuestMem,
+        linear: u64,
+        access: Access,
+    ) -> Result<Translation, Option<Exception>> {
         let paging = self.paging();
         for _ in 0..CONTENDED_WALKS {
-            match gwalk::walk(&Physical(self.vm), &paging, linear, access) {
+            match gwalk::walk(memory, &paging, linear, access) {
                 Ok(t) => return Ok(t),
                 Err(WalkError::PageFault { error }) => {
                     return Err(Some(Exception::page_fault(error, linear)))
@@ -110,13 +121,19 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Reads the bytes of the instruction at RIP, as many as can be read.
     pub(crate) fn fetch(&mut self) -> Fetched {
+        let user = B::cpl(&mut self.state.hw) == 3;
+        let start = self.linear_rip();
+        self.fetch_from(&Physical(self.vm), start, user)
+    }
+
+    /// Reads the bytes of the instruction at `start`.
+    pub(super) fn fetch_from(&mut self, memory: &impl GuestMem, start: u64, user: bool) -> Fetched {
         let mut fetched = Fetched {
             bytes: [0; MAX_INSN],
             len: 0,
             stopped: None,
+            code: None,
         };
-        let user = B::cpl(&mut self.state.hw) == 3;
-        let start = self.linear_rip();
         while fetched.len < MAX_INSN {
             let at = start.wrapping_add(fetched.len as u64);
             let room = 0x1000u64.wrapping_sub(at & 0xfff) as usize;
@@ -126,7 +143,7 @@ impl<B: Backend> Loaded<'_, B> {
                 user,
                 implicit: false,
             };
-            let gpa = match self.translate(at, access) {
+            let gpa = match self.translate_in(memory, at, access) {
                 Ok(t) => t.gpa,
                 Err(e) => {
                     fetched.stopped = e;
@@ -139,6 +156,9 @@ impl<B: Backend> Loaded<'_, B> {
             };
             if self.vm.mmu.read_guest(Gpa(gpa), part).is_err() {
                 break;
+            }
+            if room > MAX_INSN {
+                fetched.code = Some(gpa);
             }
             fetched.len = end;
         }

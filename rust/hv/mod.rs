@@ -9,6 +9,7 @@ pub(crate) mod device;
 pub(crate) mod emulate;
 pub(crate) mod events;
 pub(crate) mod fault;
+mod fetch;
 pub(crate) mod guest_mem;
 pub(crate) mod host;
 pub(crate) mod io;

@@ -71,11 +71,10 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
     }
     let exit_at_once = cx.inject_events();
     let irq = IrqOff::new();
-    if cx.shared.enter_guest_mode(irq.preempt().cpu()) {
+    if cx.shared.enter_guest_mode(irq.cpu()) {
         B::flush_tlb(&mut cx.state.hw);
     }
-    irq.prepare_guest();
-    if cpu::guest_work_pending() {
+    if irq.prepare_guest() {
         cx.shared.leave_guest_mode();
         drop(irq);
         B::cancel_injection(&mut cx.state.hw);

@@ -5,18 +5,19 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 use crate::hv::backend::{Backend, Shadow};
+use crate::hv::fetch::FetchCache;
 use crate::hv::host;
 use crate::hv::io::Pending;
 use crate::hv::user_run::UserRun;
 use crate::hv::vm::{VcpuShared, Vm};
 use crate::mmu::pages::TableCache;
 use crate::model::cpuid::Entry;
-use crate::model::cr::{cr0, dr6, dr7, efer, Mode};
+use crate::model::cr::{dr6, dr7, efer, Mode};
 use crate::model::emu::job::Job;
 use crate::model::event::{EventQueue, Exception};
 use crate::model::guest::GuestFeatures;
 use crate::model::msr::{self, slot};
-use crate::model::regs::{rflags, Context, CpuMode, Seg};
+use crate::model::regs::{rflags, Context, Seg};
 use crate::sys::cpu::{self, PreemptOff};
 use crate::sys::fpu::GuestFpu;
 use crate::sys::lock::KillableMutex;
@@ -49,11 +50,15 @@ pub(crate) struct VcpuState<B: Backend> {
     /// The MSRs that live in software, see `model::msr`.
     pub(crate) msrs: KBox<[u64; slot::COUNT]>,
     pub(crate) events: EventQueue,
+    /// The hardware was asked to exit as soon as an interrupt or an NMI can be taken.
+    pub(crate) windows: bool,
     pub(crate) fpu: GuestFpu,
     /// What the next KVM_RUN finishes before it enters the guest.
     pub(crate) pending: Pending,
     /// The instruction that is being emulated.
     pub(crate) job: KBox<Option<Job>>,
+    /// What fetches found, for exits whose instruction the CPU does not describe.
+    pub(crate) fetches: FetchCache,
     /// The CPU has checked that the emulated instruction may do port I/O.
     pub(crate) port_checked: bool,
     pub(crate) mp_state: u32,
@@ -140,9 +145,11 @@ impl<B: Backend> Vcpu<B> {
                 cpuid_dirty: true,
                 msrs,
                 events: EventQueue::new(),
+                windows: false,
                 fpu: GuestFpu::new()?,
                 pending: Pending::None,
                 job: KBox::new(None, GFP_KERNEL_ACCOUNT)?,
+                fetches: FetchCache::new(),
                 port_checked: false,
                 signal_mask: None,
                 mp_state: crate::uapi::KVM_MP_STATE_RUNNABLE,
@@ -206,20 +213,6 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn is_64bit(&mut self) -> bool {
         self.state.controls.efer & efer::LMA != 0
             && B::segment(&mut self.state.hw, Seg::Cs).attr.l()
-    }
-
-    /// How the guest's instructions are read.
-    pub(crate) fn cpu_mode(&mut self) -> CpuMode {
-        let cs = B::segment(&mut self.state.hw, Seg::Cs);
-        let real = self.state.controls.cr0 & cr0::PE == 0
-            || self.state.switch.regs.rflags & rflags::VM != 0;
-        if self.state.controls.efer & efer::LMA != 0 && cs.attr.l() {
-            CpuMode::Bits64
-        } else if !real && cs.attr.db() {
-            CpuMode::Bits32
-        } else {
-            CpuMode::Bits16
-        }
     }
 
     /// Everything besides the registers that decides what an instruction does.

@@ -6,19 +6,19 @@
 //! does with interrupts off may take it.
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
+use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 
 use crate::hv::backend::Backend;
 use crate::mmu::vm_mmu::{Mmu, RemoteFlush};
-use crate::sys::cpu;
+use crate::sys::cpu::{self, Flag};
 
 /// The part of a vCPU that any thread may look at.
 pub(crate) struct VcpuShared {
     /// The guest's translations are stale: flush before the next entry.
-    flush: Atomic<bool>,
+    flush: Flag,
     /// The vCPU's thread is between its last look at requests and the end of the guest's run.
-    in_guest: Atomic<bool>,
+    in_guest: Flag,
     /// The CPU it runs on, while `in_guest`.
     cpu: Atomic<u32>,
 }
@@ -26,8 +26,8 @@ pub(crate) struct VcpuShared {
 impl VcpuShared {
     fn new() -> Self {
         Self {
-            flush: Atomic::new(false),
-            in_guest: Atomic::new(false),
+            flush: Flag::new(false),
+            in_guest: Flag::new(false),
             cpu: Atomic::new(0),
         }
     }
@@ -36,13 +36,14 @@ impl VcpuShared {
     /// True when a flush is owed; then guest mode is entered all the same and the caller flushes first.
     pub(crate) fn enter_guest_mode(&self, cpu: u32) -> bool {
         self.cpu.store(cpu, Relaxed);
-        self.in_guest.xchg(true, Full);
-        self.flush.xchg(false, Full)
+        self.in_guest.exchange(true);
+        // The exchange above was a full barrier: a request that this does not see sees `in_guest`.
+        self.flush.get() && self.flush.exchange(false)
     }
 
     /// The guest's run is over (or did not begin).
     pub(crate) fn leave_guest_mode(&self) {
-        self.in_guest.store(false, Release);
+        self.in_guest.set(false);
     }
 }
 
@@ -51,7 +52,7 @@ impl VcpuShared {
 pub(crate) struct Kicks {
     #[pin]
     vcpus: SpinLock<KVec<Arc<VcpuShared>>>,
-    dead: Atomic<bool>,
+    dead: Flag,
 }
 
 impl Kicks {
@@ -59,7 +60,7 @@ impl Kicks {
         Arc::pin_init(
             pin_init!(Self {
                 vcpus <- new_spinlock!(KVec::new(), "lodge_kicks"),
-                dead: Atomic::new(false),
+                dead: Flag::new(false),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -67,7 +68,7 @@ impl Kicks {
 
     /// Is the VM dead?
     pub(crate) fn dead(&self) -> bool {
-        self.dead.load(Acquire)
+        self.dead.get()
     }
 }
 
@@ -77,8 +78,8 @@ impl RemoteFlush for Kicks {
     fn flush_remote_tlbs(&self) {
         let vcpus = self.vcpus.lock();
         for v in vcpus.iter() {
-            v.flush.xchg(true, Full);
-            if v.in_guest.load(Acquire) {
+            v.flush.exchange(true);
+            if v.in_guest.get() {
                 cpu::kick_wait(v.cpu.load(Relaxed));
             }
         }
@@ -135,7 +136,7 @@ impl<B: Backend> Vm<B> {
 
     /// Our own mistake ends this VM and nothing else: each later ioctl says EIO.
     pub(crate) fn kill(&self, reason: &str) -> Error {
-        if !self.kicks.dead.xchg(true, Full) {
+        if !self.kicks.dead.exchange(true) {
             pr_err!("VM stopped: {}\n", reason);
         }
         EIO

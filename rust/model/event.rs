@@ -185,6 +185,15 @@ impl EventQueue {
         });
     }
 
+    /// Nothing waits to be delivered, and nothing is to be delivered again.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.exception.is_none()
+            && self.interrupt.is_none()
+            && !self.nmi_injected
+            && self.nmi_pending == 0
+    }
+
     /// Adds `n` NMIs that other threads queued. A CPU remembers one; a second is kept while none blocks the first, because
     /// a vCPU that does not run cannot take them as fast as a CPU would.
     pub fn add_nmis(&mut self, n: u32) {

@@ -473,3 +473,23 @@ proptest! {
         prop_assert!(nmis_seen <= nmis_sent);
     }
 }
+
+#[test]
+fn an_idle_queue_plans_nothing() {
+    for n in 0..4u32 {
+        let mut q = EventQueue::new();
+        match n {
+            1 => q.raise(Exception::new(UD)),
+            2 => q.queue_interrupt(0x20),
+            3 => q.add_nmis(1),
+            _ => {}
+        }
+        assert_eq!(q.is_idle(), n == 0);
+        let mut other = EventQueue::new();
+        if n == 0 {
+            let plan = other.plan(&Gates::default());
+            assert!(matches!(plan.next, Next::None));
+            assert!(!plan.irq_window && !plan.nmi_window && !plan.exit_at_once);
+        }
+    }
+}

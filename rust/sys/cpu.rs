@@ -3,6 +3,8 @@
 //!
 //! Unsafe because: privileged instructions and the kernel's context primitives are.
 
+use core::arch::asm;
+use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 
 use kernel::error::{code::EIO, Result};
@@ -44,27 +46,35 @@ impl Drop for PreemptOff {
 
 /// Proof that interrupts (and preemption) are off.
 pub(crate) struct IrqOff {
-    preempt: PreemptOff,
+    cpu: u32,
+    not_send: PhantomData<*mut ()>,
 }
 
 impl IrqOff {
     /// Turns interrupts off until the value is dropped or handed to [`IrqOff::finish`].
     pub(crate) fn new() -> Self {
-        let preempt = PreemptOff::new();
-        // SAFETY: balanced by `drop`.
-        unsafe { ffi::lodge_irq_disable() };
-        Self { preempt }
+        Self {
+            // SAFETY: balanced by `drop`.
+            cpu: unsafe { ffi::lodge_irqs_off() },
+            not_send: PhantomData,
+        }
     }
 
     /// Interrupts off implies preemption off.
     pub(crate) fn preempt(&self) -> &PreemptOff {
-        &self.preempt
+        // SAFETY: `lodge_irqs_off` turned preemption off too, as long as `self` lives.
+        unsafe { PreemptOff::assume() }
     }
 
-    /// Last look at the tick before guest mode (NO_HZ_FULL); call before [`guest_work_pending`].
-    pub(crate) fn prepare_guest(&self) {
+    /// The number of this CPU.
+    pub(crate) fn cpu(&self) -> u32 {
+        self.cpu
+    }
+
+    /// Last look before guest mode, at the tick (NO_HZ_FULL) and then at the work of [`guest_work_pending`]: is there any?
+    pub(crate) fn prepare_guest(&self) -> bool {
         // SAFETY: interrupts are off.
-        unsafe { ffi::lodge_guest_prepare() };
+        unsafe { ffi::lodge_guest_prepare() }
     }
 
     /// Makes the guest exit as soon as it is entered.
@@ -73,9 +83,10 @@ impl IrqOff {
         unsafe { ffi::lodge_kick_self() };
     }
 
-    /// After a guest's run: takes pending interrupts, ends the guest's time, and leaves interrupts on.
+    /// After a guest's run: takes pending interrupts, ends the guest's time, and leaves interrupts (and preemption) on.
     pub(crate) fn finish(self) {
-        // SAFETY: interrupts are off; they are on at return, and `drop` turning them on again does nothing.
+        core::mem::forget(self);
+        // SAFETY: balances `new` in place of `drop`.
         unsafe { ffi::lodge_switch_done() };
     }
 }
@@ -83,7 +94,87 @@ impl IrqOff {
 impl Drop for IrqOff {
     fn drop(&mut self) {
         // SAFETY: balances `new`; the caller of `new` had interrupts on (task context).
-        unsafe { ffi::lodge_irq_enable() };
+        unsafe { ffi::lodge_irqs_on() };
+    }
+}
+
+/// A flag that threads share, each access one instruction where it stands: the kernel crate's atomics are calls of C helpers,
+/// too dear for the run loop.
+#[repr(transparent)]
+pub(crate) struct Flag(UnsafeCell<u8>);
+
+// SAFETY: each access is one instruction that is atomic on x86 for a byte.
+unsafe impl Sync for Flag {}
+
+impl Flag {
+    /// A flag with this value.
+    pub(crate) const fn new(on: bool) -> Self {
+        Self(UnsafeCell::new(on as u8))
+    }
+
+    /// Reads it (acquire: what follows is not moved before it, by neither compiler nor CPU).
+    #[inline(always)]
+    pub(crate) fn get(&self) -> bool {
+        let value: u8;
+        // SAFETY: a load of a byte of ours.
+        unsafe {
+            asm!("mov {v}, byte ptr [{p}]", v = out(reg_byte) value, p = in(reg) self.0.get(), options(nostack, preserves_flags));
+        }
+        value != 0
+    }
+
+    /// Sets it (release: what precedes is not moved behind it).
+    #[inline(always)]
+    pub(crate) fn set(&self, on: bool) {
+        // SAFETY: a store to a byte of ours.
+        unsafe {
+            asm!("mov byte ptr [{p}], {v}", v = in(reg_byte) on as u8, p = in(reg) self.0.get(), options(nostack, preserves_flags));
+        }
+    }
+
+    /// Sets it and gives the old value, with a full barrier.
+    #[inline(always)]
+    pub(crate) fn exchange(&self, on: bool) -> bool {
+        let mut value = on as u8;
+        // SAFETY: an exchange with a byte of ours; XCHG with memory is locked.
+        unsafe {
+            asm!("xchg byte ptr [{p}], {v}", v = inout(reg_byte) value, p = in(reg) self.0.get(), options(nostack, preserves_flags));
+        }
+        value != 0
+    }
+}
+
+/// A number that one thread at a time advances and others compare, accessed as a [`Flag`] is.
+#[repr(transparent)]
+pub(crate) struct Generation(UnsafeCell<u64>);
+
+// SAFETY: each access is one instruction that is atomic on x86 for an aligned word.
+unsafe impl Sync for Generation {}
+
+impl Generation {
+    /// The first generation.
+    pub(crate) const fn new() -> Self {
+        Self(UnsafeCell::new(0))
+    }
+
+    /// The number now (acquire).
+    #[inline(always)]
+    pub(crate) fn get(&self) -> u64 {
+        let value: u64;
+        // SAFETY: a load of a word of ours.
+        unsafe {
+            asm!("mov {v}, qword ptr [{p}]", v = out(reg) value, p = in(reg) self.0.get(), options(nostack, preserves_flags));
+        }
+        value
+    }
+
+    /// The next one (release). Two threads that do this at once may advance by one only.
+    #[inline(always)]
+    pub(crate) fn advance(&self) {
+        // SAFETY: an addition to a word of ours.
+        unsafe {
+            asm!("add qword ptr [{p}], 1", p = in(reg) self.0.get(), options(nostack));
+        }
     }
 }
 

@@ -25,8 +25,8 @@ pub(crate) struct FpuGuest {
 unsafe extern "C" {
     pub(crate) fn lodge_preempt_disable();
     pub(crate) fn lodge_preempt_enable();
-    pub(crate) fn lodge_irq_disable();
-    pub(crate) fn lodge_irq_enable();
+    pub(crate) fn lodge_irqs_off() -> u32;
+    pub(crate) fn lodge_irqs_on();
     pub(crate) safe fn lodge_cpu() -> u32;
     pub(crate) safe fn lodge_nr_cpus() -> u32;
     pub(crate) safe fn lodge_has_svm() -> bool;
@@ -57,7 +57,7 @@ unsafe extern "C" {
     pub(crate) fn lodge_sched_unregister(sched: *mut c_void);
     pub(crate) fn lodge_sched_module(load: bool);
     pub(crate) fn lodge_kick_wait(cpu: u32);
-    pub(crate) fn lodge_guest_prepare();
+    pub(crate) fn lodge_guest_prepare() -> bool;
     pub(crate) safe fn lodge_guest_work_pending() -> bool;
     pub(crate) fn lodge_guest_work() -> c_int;
     pub(crate) fn lodge_sigmask_enter(mask: u64);

@@ -72,14 +72,12 @@ impl<T: Copy> PerCpu<T> {
 
     /// This CPU's value.
     pub(crate) fn get(&self, irq: &IrqOff) -> Option<T> {
-        self.0
-            .get(irq.preempt().cpu() as usize)
-            .map(core::cell::Cell::get)
+        self.0.get(irq.cpu() as usize).map(core::cell::Cell::get)
     }
 
     /// Sets this CPU's value.
     pub(crate) fn set(&self, irq: &IrqOff, value: T) {
-        if let Some(cell) = self.0.get(irq.preempt().cpu() as usize) {
+        if let Some(cell) = self.0.get(irq.cpu() as usize) {
             cell.set(value);
         }
     }

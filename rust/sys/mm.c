@@ -386,6 +386,29 @@ u64 lodge_read_user(void *to, u64 hva, u64 bytes)
 	return copy_from_user(to, (const void __user *)hva, bytes);
 }
 
+/* Whether each of n user words still has the value beside its address. Task context; may sleep. */
+bool lodge_user_words_are(const struct lodge_user_word *word, u64 n)
+{
+	u64 i, now;
+
+	if (!user_access_begin((const void __user *)word->hva, sizeof(now)))
+		return false;
+	for (i = 0; i < n; i++) {
+		const u64 __user *at = (const u64 __user *)word[i].hva;
+
+		if (!access_ok(at, sizeof(now)))
+			goto differs;
+		unsafe_get_user(now, at, differs);
+		if (now != word[i].value)
+			goto differs;
+	}
+	user_access_end();
+	return true;
+differs:
+	user_access_end();
+	return false;
+}
+
 /* Gives the number of bytes at the end that could not be copied. */
 u64 lodge_write_user(u64 hva, const void *from, u64 bytes)
 {

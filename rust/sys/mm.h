@@ -58,6 +58,12 @@ void lodge_mm_unwatch(struct lodge_mm *mm);
 bool lodge_mm_is_current(const struct lodge_mm *mm);
 
 u64 lodge_user_end(void);
+/* What was found at a user address. */
+struct lodge_user_word {
+	u64 hva;
+	u64 value;
+};
+bool lodge_user_words_are(const struct lodge_user_word *word, u64 n);
 u64 lodge_read_user(void *to, u64 hva, u64 bytes);
 u64 lodge_write_user(u64 hva, const void *from, u64 bytes);
 int lodge_cmpxchg_user(u64 hva, u32 bytes, u64 *old, u64 new);

@@ -56,9 +56,29 @@ unsafe extern "C" {
     fn lodge_mm_is_current(mm: *const c_void) -> bool;
     safe fn lodge_cond_resched();
     safe fn lodge_user_end() -> u64;
+    fn lodge_user_words_are(word: *const UserWord, n: u64) -> bool;
     fn lodge_read_user(to: *mut u8, hva: u64, bytes: u64) -> u64;
     fn lodge_write_user(hva: u64, from: *const u8, bytes: u64) -> u64;
     fn lodge_cmpxchg_user(hva: u64, bytes: u32, old: *mut u64, new: u64) -> kernel::ffi::c_int;
+}
+
+/// What was found at a user address: `struct lodge_user_word`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct UserWord {
+    /// The address.
+    pub(crate) hva: u64,
+    /// The eight bytes there.
+    pub(crate) value: u64,
+}
+
+/// Whether each of the words is still what it was. False also where one can no longer be read, and for none.
+///
+/// # Context
+/// A task of the VM's process; sleeps.
+pub(crate) fn words_are(words: &[UserWord]) -> bool {
+    // SAFETY: the words are readable; user memory is read as such.
+    !words.is_empty() && unsafe { lodge_user_words_are(words.as_ptr(), words.len() as u64) }
 }
 
 /// A reader-writer spinlock around `T`.

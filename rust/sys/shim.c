@@ -26,8 +26,22 @@
 
 void lodge_preempt_disable(void) { preempt_disable(); }
 void lodge_preempt_enable(void) { preempt_enable(); }
-void lodge_irq_disable(void) { local_irq_disable(); }
-void lodge_irq_enable(void) { local_irq_enable(); }
+
+/* Turns preemption and interrupts off, and tells this CPU's number. Task context. */
+unsigned int lodge_irqs_off(void)
+{
+	preempt_disable();
+	local_irq_disable();
+	return smp_processor_id();
+}
+
+/* On again. */
+void lodge_irqs_on(void)
+{
+	local_irq_enable();
+	preempt_enable();
+}
+
 unsigned int lodge_cpu(void) { return raw_smp_processor_id(); }
 unsigned int lodge_nr_cpus(void) { return nr_cpu_ids; }
 
@@ -224,7 +238,13 @@ void lodge_kick_wait(unsigned int cpu)
 		smp_call_function_single(cpu, kick_ack, NULL, 1);
 }
 
-void lodge_guest_prepare(void) { xfer_to_guest_mode_prepare(); }
+/* Interrupts off: last look before guest mode. True: there is work. */
+bool lodge_guest_prepare(void)
+{
+	xfer_to_guest_mode_prepare();
+	return __xfer_to_guest_mode_work_pending();
+}
+
 bool lodge_guest_work_pending(void) { return __xfer_to_guest_mode_work_pending(); }
 /* Interrupts on, may sleep: reschedules, delivers task work. -EINTR when a signal is pending. */
 int lodge_guest_work(void) { return xfer_to_guest_mode_handle_work(); }
@@ -381,7 +401,7 @@ void lodge_switch_out(struct lodge_switch *sw)
 		this_cpu_write(x86_ibpb_exit_to_user, true);
 }
 
-/* Interrupts off on entry, on at return: takes what is pending, then stops the guest's clock. */
+/* After lodge_irqs_off(), whose end it is too: takes what is pending, then stops the guest's clock. */
 void lodge_switch_done(void)
 {
 	local_irq_enable();
@@ -391,6 +411,7 @@ void lodge_switch_done(void)
 	local_irq_disable();
 	guest_timing_exit_irqoff();
 	local_irq_enable();
+	preempt_enable();
 }
 
 /* IBPB when another vCPU was the last to run on this CPU and the mitigation is on. Preemption off. */

@@ -27,8 +27,8 @@ struct lodge_sched {
 
 void lodge_preempt_disable(void);
 void lodge_preempt_enable(void);
-void lodge_irq_disable(void);
-void lodge_irq_enable(void);
+unsigned int lodge_irqs_off(void);
+void lodge_irqs_on(void);
 unsigned int lodge_cpu(void);
 unsigned int lodge_nr_cpus(void);
 bool lodge_has_svm(void);
@@ -58,7 +58,7 @@ void lodge_sched_register(struct lodge_sched *s);
 void lodge_sched_unregister(struct lodge_sched *s);
 void lodge_sched_module(bool load);
 void lodge_kick_wait(unsigned int cpu);
-void lodge_guest_prepare(void);
+bool lodge_guest_prepare(void);
 bool lodge_guest_work_pending(void);
 int lodge_guest_work(void);
 void lodge_cond_resched(void);

@@ -42,7 +42,8 @@ bool lodge_svm_enter(struct lodge_switch *sw, u64 vmcb_pa, u64 host_save_pa)
 	if (sw->host_debugctl)
 		update_debugctlmsr(0);
 	svm_window(sw, vmcb_pa, host_save_pa);
-	if (get_debugctlmsr() != sw->host_debugctl)
+	/* The guest cannot write it: it is zero still. */
+	if (sw->host_debugctl)
 		update_debugctlmsr(sw->host_debugctl);
 	/* An NMI of the reboot may have turned SVM off meanwhile; it sets GIF first. */
 	asm volatile("1: stgi\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "memory");
