@@ -8,15 +8,16 @@
 #   --memory MB      memory (2048, on Bochs 1024)            --icount        QEMU: one instruction is one nanosecond
 #   --timeout SEC    time limit (300, on Bochs 600)          --log FILE      where the copy of the console goes
 #   --append WORDS   added to the kernel's command line      --file SRC:DST  puts a file into the VM
+#   --plugin SPEC    a plugin for QEMU
 #   --interactive    the console is this terminal, and there is no time limit (QEMU)
 # Exits with the command's status as the VM's init reports it on its serial line; 98 if the VM never got there (crash, hang),
 # 99 if the command succeeded but the kernel's log shows trouble. What the emulator returns does not count.
 . "$(dirname "$0")/lib.sh"
 
-vendor=amd module=ours parts='' smp='' cpu=EPYC,+svm,+npt memory='' icount='' limit='' log='' append='' interactive='' files=()
+vendor=amd module=ours parts='' smp='' cpu=EPYC,+svm,+npt memory='' icount='' limit='' log='' append='' interactive='' plugin='' files=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --vendor | --module | --parts | --smp | --cpu | --memory | --log | --append) declare "${1#--}=$2" && shift ;;
+    --vendor | --module | --parts | --smp | --cpu | --memory | --log | --append | --plugin) declare "${1#--}=$2" && shift ;;
     --timeout) limit=$2 && shift ;;
     --file) files+=("$2") && shift ;;
     --icount | --interactive) declare "${1#--}=1" ;;
@@ -68,6 +69,7 @@ run_qemu() {
         -nodefaults -no-user-config -vga none -display none -no-reboot
         -kernel "$(path_in_root "$kernel")" -initrd "$dir/initrd" -append "$cmdline")
     if [ -n "$icount" ]; then args+=(-icount "shift=0,sleep=off" -smp 1); fi
+    if [ -n "$plugin" ]; then args+=(-plugin "$plugin"); fi
     if [ -n "$interactive" ]; then
         in_root qemu-system-x86_64 "${args[@]}" -chardev stdio,mux=on,signal=off,id=tty -serial chardev:tty -mon tty \
             2> >(grep -v "$NOISE" >&2)
