@@ -242,8 +242,14 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
             Err(HostPageError::Interrupted) => return Ok(FaultOutcome::Interrupted),
             Err(HostPageError::Again) => return Ok(FaultOutcome::Retry),
         };
-        let host = Level::from_number(mm::host_level(hva.0)).unwrap_or(Level::L4K);
-        let level = slot.leaf_level(gfn, host);
+        // The host's mapping matters only where the slot has room for a large leaf.
+        let level = match slot.leaf_level(gfn, Level::L1G) {
+            Level::L4K => Level::L4K,
+            _ => {
+                let host = Level::from_number(mm::host_level(hva.0)).unwrap_or(Level::L4K);
+                slot.leaf_level(gfn, host)
+            }
+        };
         cache.fill()?;
         let map = Map {
             gfn,

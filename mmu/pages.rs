@@ -174,7 +174,7 @@ impl Graves {
         unsafe { lodge_tables_free_rcu(self.0) };
     }
 
-    /// Waits until every table given to [`Graves::free`] by anyone is freed: module code does that. Sleeps.
+    /// Waits until every table given to [`Graves::free`] by anyone is freed: module code does that, so unloading waits for it. Sleeps.
     pub(crate) fn wait() {
         lodge_rcu_barrier();
     }

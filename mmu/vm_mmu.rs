@@ -7,7 +7,7 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed, Release};
 use kernel::sync::{new_mutex, Arc, Mutex};
 
-use crate::sys::cpu::Generation;
+use crate::sys::cpu::Word;
 use crate::sys::mm::{self, AgeHow, MmEvents, MmWatch, RwSpinLock, WriteGuard};
 use crate::sys::params;
 use crate::sys::srcu_cell::SrcuCell;
@@ -116,7 +116,7 @@ pub(super) struct Core<P: PteFormat, F: RemoteFlush> {
     #[pin]
     changing: Mutex<()>,
     /// Moves with each change of the slots. Written under `changing`.
-    pub(super) generation: Generation,
+    pub(super) generation: Word,
     /// Moves when an invalidation ends. Written under the write side.
     pub(super) sequence: Atomic<u64>,
     leaves: [Atomic<i64>; 3],
@@ -162,7 +162,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
                 lock <- RwSpinLock::new(guarded),
                 slots <- SrcuCell::new(empty),
                 changing <- new_mutex!((), "lodge_slots"),
-                generation: Generation::new(),
+                generation: Word::new(),
                 sequence: Atomic::new(0),
                 leaves: [const { Atomic::new(0) }; 3],
                 tables: Atomic::new(0),
@@ -371,7 +371,5 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
 impl<P: PteFormat, F: RemoteFlush> Drop for Mmu<P, F> {
     fn drop(&mut self) {
         self.core.zap_all();
-        // The callbacks that free the tables are code of this module, which may be unloaded next.
-        Graves::wait();
     }
 }

@@ -3,7 +3,6 @@
 #![deny(unsafe_code)]
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Atomic, Relaxed};
 
 use super::asid::{CpuAsids, Tlb, VcpuAsid};
 use super::exit::code;
@@ -22,9 +21,10 @@ use crate::model::event::{vector as exception, Kind, Vectoring};
 use crate::model::features::Caps;
 use crate::model::msr::HwMsr;
 use crate::model::regs::{rflags, Seg, Segment, TableReg, RAX, RSP};
-use crate::sys::cpu::{self, Flag, IrqOff, PreemptOff};
+use crate::sys::cpu::{self, Flag, IrqOff, PreemptOff, Word};
 use crate::sys::global::clear_at_unload;
 use crate::sys::switch::Switch;
+use crate::sys::trace;
 use crate::sys::virt::CpuVirt;
 
 /// The AMD backend.
@@ -100,8 +100,8 @@ impl Backend for Svm {
         };
         let resident = Resident {
             host_saved: Flag::new(false),
-            tsc_aux: Atomic::new(0),
-            host_tsc_aux: Atomic::new(0),
+            tsc_aux: Word::new(),
+            host_tsc_aux: Word::new(),
         };
         Ok((hw, resident))
     }
@@ -125,10 +125,10 @@ impl Backend for Svm {
 
     fn sched_in(resident: &Resident, preempt: &PreemptOff) {
         resident.host_saved.set(false);
-        let guest = resident.tsc_aux.load(Relaxed);
+        let guest = resident.tsc_aux.get();
         if SHARED.get().is_ok_and(|s| s.rdtscp) {
             let host = insn::tsc_aux(preempt);
-            resident.host_tsc_aux.store(host, Relaxed);
+            resident.host_tsc_aux.set(host);
             if host != guest {
                 insn::set_tsc_aux(guest, preempt);
             }
@@ -136,8 +136,8 @@ impl Backend for Svm {
     }
 
     fn sched_out(resident: &Resident, preempt: &PreemptOff) {
-        let host = resident.host_tsc_aux.load(Relaxed);
-        if SHARED.get().is_ok_and(|s| s.rdtscp) && host != resident.tsc_aux.load(Relaxed) {
+        let host = resident.host_tsc_aux.get();
+        if SHARED.get().is_ok_and(|s| s.rdtscp) && host != resident.tsc_aux.get() {
             insn::set_tsc_aux(host, preempt);
         }
     }
@@ -209,6 +209,25 @@ impl Backend for Svm {
 
     fn take_interrupt(_hw: &mut Hw, _irq: &IrqOff) {
         // It is pending still: the host takes it when it enables interrupts.
+    }
+
+    fn entry_info(hw: &mut Hw) -> (u32, u32) {
+        let inject = hw.control().event_inj;
+        (inject as u32, (inject >> 32) as u32)
+    }
+
+    fn exit_info(hw: &mut Hw, exit: &u64) -> trace::Exit {
+        let c = hw.control();
+        let info = c.exit_int_info;
+        let error = info & event::VALID != 0 && info & event::ERROR != 0;
+        trace::Exit {
+            info1: c.exit_info1,
+            info2: c.exit_info2,
+            reason: *exit as u32,
+            isa: trace::SVM,
+            intr_info: info as u32,
+            error_code: if error { (info >> 32) as u32 } else { 0 },
+        }
     }
 
     fn handle(cx: &mut Loaded<'_, Self>, exit: u64) -> Result<Flow> {
@@ -364,7 +383,7 @@ impl Backend for Svm {
             HwMsr::SysenterEsp => save.sysenter_esp,
             HwMsr::SysenterEip => save.sysenter_eip,
             HwMsr::Pat => save.g_pat,
-            HwMsr::TscAux => resident.tsc_aux.load(Relaxed),
+            HwMsr::TscAux => resident.tsc_aux.get(),
             // Kept by the callers.
             HwMsr::Efer | HwMsr::Tsc => 0,
         }
@@ -387,8 +406,8 @@ impl Backend for Svm {
             HwMsr::Efer | HwMsr::Tsc => {}
             HwMsr::TscAux => {
                 let preempt = PreemptOff::new();
-                let old = resident.tsc_aux.load(Relaxed);
-                resident.tsc_aux.store(value, Relaxed);
+                let old = resident.tsc_aux.get();
+                resident.tsc_aux.set(value);
                 if value != old && hw.shared.rdtscp {
                     insn::set_tsc_aux(value, &preempt);
                 }

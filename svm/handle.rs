@@ -7,6 +7,7 @@ use kernel::prelude::*;
 use super::backend::Svm;
 use super::exit::{code, IoInfo};
 use crate::hv::backend::{Backend, Flow};
+use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::hv::{cpuid, cr, fault, msr};
 use crate::mmu::SecondStageFault;
@@ -21,8 +22,12 @@ pub(super) fn handle(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
     match exit {
         code::NPF => npf(cx),
         code::IOIO => io(cx),
-        code::INTR | code::NMI => Ok(Flow::Resume),
+        code::INTR | code::NMI => {
+            cx.count(Stat::IrqExits);
+            Ok(Flow::Resume)
+        }
         code::VINTR => {
+            cx.count(Stat::IrqWindowExits);
             Svm::set_irq_window(&mut cx.state.hw, false);
             Ok(Flow::Resume)
         }
@@ -120,6 +125,7 @@ fn npf(cx: &mut Cx<'_>) -> Result<Flow> {
 
 /// Port I/O. String forms need the emulator: their operands are in memory.
 fn io(cx: &mut Cx<'_>) -> Result<Flow> {
+    cx.count(Stat::IoExits);
     let (rip, c) = (cx.state.switch.regs.rip, cx.state.hw.control());
     let info = IoInfo::decode(c.exit_info1);
     if info.string {

@@ -2,14 +2,12 @@
 //! A vCPU's hardware state: the VMCB as a register file, and what else goes with it.
 #![deny(unsafe_code)]
 
-use kernel::sync::atomic::Atomic;
-
 use super::asid::VcpuAsid;
 use super::features::Features;
 use super::insn::VmcbPage;
 use super::shared::Shared;
 use super::vmcb::{intercept, Control, Save};
-use crate::sys::cpu::Flag;
+use crate::sys::cpu::{Flag, Word};
 
 /// A vCPU's hardware state.
 pub(crate) struct Hw {
@@ -31,8 +29,8 @@ pub(crate) struct Resident {
     /// The host's FS, GS, TR and system-call state of this CPU was saved since the last context switch.
     pub(super) host_saved: Flag,
     /// The guest's TSC_AUX; the host's is back while the thread does not have the CPU.
-    pub(super) tsc_aux: Atomic<u64>,
-    pub(super) host_tsc_aux: Atomic<u64>,
+    pub(super) tsc_aux: Word,
+    pub(super) host_tsc_aux: Word,
 }
 
 impl Hw {

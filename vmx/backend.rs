@@ -26,6 +26,7 @@ use crate::model::regs::{rflags, Attr, Seg, Segment, TableReg};
 use crate::sys::cpu::{self, IrqOff, PreemptOff};
 use crate::sys::page::Pages;
 use crate::sys::switch::Switch;
+use crate::sys::trace;
 use crate::sys::virt::CpuVirt;
 
 /// The Intel backend.
@@ -294,6 +295,32 @@ impl Backend for Vmx {
 
     fn take_interrupt(hw: &mut Hw, irq: &IrqOff) {
         hw.run.take_interrupt(irq);
+    }
+
+    fn entry_info(hw: &mut Hw) -> (u32, u32) {
+        let info = hw.vmcs.read(f::ENTRY_INTR_INFO);
+        let error = if IntrInfo(info).has_error_code() {
+            hw.vmcs.read(f::ENTRY_EXCEPTION_ERROR_CODE)
+        } else {
+            0
+        };
+        (info, error)
+    }
+
+    fn exit_info(hw: &mut Hw, exit: &Exit) -> trace::Exit {
+        let error = if exit.info.valid() && exit.info.has_error_code() {
+            hw.vmcs.read(f::EXIT_INTR_ERROR_CODE)
+        } else {
+            0
+        };
+        trace::Exit {
+            info1: hw.vmcs.read(f::EXIT_QUALIFICATION),
+            info2: exit.vectoring.0.into(),
+            reason: exit.reason.0,
+            isa: trace::VMX,
+            intr_info: exit.info.0,
+            error_code: error,
+        }
     }
 
     fn handle(cx: &mut Loaded<'_, Self>, exit: Exit) -> Result<Flow> {

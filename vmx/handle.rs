@@ -8,6 +8,7 @@ use super::backend::{Exit, Vmx};
 use super::exit::{interruptibility, Basic, CrAccess, DrAccess, Io, Kind};
 use super::fields as f;
 use crate::hv::backend::{Backend, Flow};
+use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::hv::{cpuid, cr, fault, msr};
 use crate::mmu::SecondStageFault;
@@ -39,8 +40,12 @@ pub(super) fn handle(cx: &mut Cx<'_>, exit: Exit) -> Result<Flow> {
         Basic::EptViolation => ept_violation(cx),
         Basic::Io => io(cx, len),
         // Taken by the host.
-        Basic::ExternalInterrupt => Ok(Flow::Resume),
+        Basic::ExternalInterrupt => {
+            cx.count(Stat::IrqExits);
+            Ok(Flow::Resume)
+        }
         Basic::InterruptWindow => {
+            cx.count(Stat::IrqWindowExits);
             Vmx::set_irq_window(&mut cx.state.hw, false);
             Ok(Flow::Resume)
         }
@@ -118,6 +123,7 @@ fn ept_violation(cx: &mut Cx<'_>) -> Result<Flow> {
 
 /// Port I/O. String forms need the emulator: their operands are in memory.
 fn io(cx: &mut Cx<'_>, len: u8) -> Result<Flow> {
+    cx.count(Stat::IoExits);
     let qualification = cx.state.hw.vmcs.read(f::EXIT_QUALIFICATION);
     match Io::decode(qualification) {
         Some(io) if !io.string => Ok(cx.port(io.port, io.input, io.bytes, len)),

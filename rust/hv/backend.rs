@@ -17,6 +17,7 @@ use crate::model::msr::HwMsr;
 use crate::model::regs::{Seg, Segment, TableReg};
 use crate::sys::cpu::{IrqOff, PreemptOff};
 use crate::sys::switch::Switch;
+use crate::sys::trace;
 use crate::sys::virt::CpuVirt;
 
 /// How an exit was dealt with.
@@ -114,6 +115,10 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     /// Takes the interrupt of the host that ended the run, where the hardware acknowledged it rather than left it pending.
     /// Called after [`Backend::enter`], as soon as all of the host's state is back.
     fn take_interrupt(hw: &mut Self::Hw, irq: &IrqOff);
+    /// What the next entry injects, and its error code, in the hardware's form: for tracing.
+    fn entry_info(hw: &mut Self::Hw) -> (u32, u32);
+    /// An exit in the hardware's form, right after it: for tracing.
+    fn exit_info(hw: &mut Self::Hw, exit: &Self::Exit) -> trace::Exit;
     /// Deals with an exit.
     fn handle(cx: &mut Loaded<'_, Self>, exit: Self::Exit) -> Result<Flow>;
     /// What the CPU was delivering when it exited (EXITINTINFO, IDT-vectoring information). Called right after each exit;

@@ -6,11 +6,12 @@ use core::marker::PhantomData;
 use kernel::prelude::*;
 
 use crate::hv::backend::Backend;
-use crate::hv::vm::Vm;
+use crate::hv::vm::{Kicks, Vm};
 use crate::hv::{cpuid, host, msr};
+use crate::mmu::pages::Graves;
 use crate::sys::file::{self, DevKvm, SystemDevice};
 use crate::sys::run_page::PAGES;
-use crate::sys::{params, sched, virt};
+use crate::sys::{params, sched, stats, virt};
 use crate::uapi::{self, caps, ioctl};
 
 /// The system's ioctls with the backend `B`.
@@ -25,7 +26,7 @@ impl<B: Backend> SystemDevice for Device<B> {
             ioctl::CHECK_EXTENSION => Ok(caps::check(arg)),
             // The argument is the VM's type: 0 is the only one.
             ioctl::CREATE_VM if arg != 0 => Err(EINVAL),
-            ioctl::CREATE_VM => file::new_fd(Vm::<B>::new()?),
+            ioctl::CREATE_VM => file::new_fd(Vm::<B>::new),
             ioctl::GET_SUPPORTED_CPUID => cpuid::get_supported(arg),
             ioctl::GET_MSR_INDEX_LIST => msr::index_list(arg),
             _ => Err(EINVAL),
@@ -37,6 +38,7 @@ impl<B: Backend> SystemDevice for Device<B> {
 pub(crate) struct Loaded {
     _node: DevKvm,
     _shown: params::Shown,
+    _stats: stats::Directory<Kicks>,
     _virt: virt::Enabled,
     _sched: sched::Enabled,
     _globals: Globals,
@@ -49,6 +51,7 @@ impl Drop for Globals {
     fn drop(&mut self) {
         (self.0)();
         host::forget();
+        Graves::wait();
     }
 }
 
@@ -66,11 +69,13 @@ pub(crate) fn load<B: Backend>() -> Result<Loaded> {
         }
     })?;
     let shown = params::Shown::new(B::INTEL)?;
+    let stats = stats::Directory::new()?;
     let node = DevKvm::register::<Device<B>>()?;
     pr_info!("Lodge, {}\n", B::VENDOR);
     Ok(Loaded {
         _node: node,
         _shown: shown,
+        _stats: stats,
         _virt: virt,
         _sched: sched,
         _globals: globals,

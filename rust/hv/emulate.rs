@@ -5,7 +5,8 @@ use kernel::prelude::*;
 
 use crate::hv::backend::{Backend, Flow, Shadow};
 use crate::hv::guest_mem::MAX_INSN;
-use crate::hv::io::{JobWait, Pending};
+use crate::hv::io::{trace_mmio, trace_port, JobWait, Pending};
+use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::gwalk::Access;
 use crate::mmu::Gpa;
@@ -14,6 +15,7 @@ use crate::model::emu::job::{self, Answer, Job, Need};
 use crate::model::event::Exception;
 use crate::model::msr::Who;
 use crate::sys::run_page::{PIO_OFFSET, PIO_SIZE};
+use crate::sys::trace;
 use crate::uapi;
 
 /// Most steps that one instruction may take before the guest is entered again: a bound for our own mistakes, since
@@ -44,6 +46,7 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     fn start_job(&mut self) -> Result<Flow> {
+        self.count(Stat::InsnEmulation);
         let fetched = self.fetch();
         let context = self.context();
         match Job::new(fetched.bytes(), &self.state.switch.regs, &context) {
@@ -122,9 +125,9 @@ impl<B: Backend> Loaded<'_, B> {
             Need::In { port, size, count } => {
                 self.run.io(true, port, size, count.into());
                 Met::User(if count == 1 {
-                    JobWait::PortValue { size }
+                    JobWait::PortValue { port, size }
                 } else {
-                    JobWait::PortBatch
+                    JobWait::PortBatch { port, size, count }
                 })
             }
             Need::Out {
@@ -137,6 +140,7 @@ impl<B: Backend> Loaded<'_, B> {
                 if count == 1 {
                     self.set_port_value(value, size);
                 }
+                trace_port(true, port, size, count, self.port_value(size));
                 Met::User(JobWait::Write)
             }
             Need::PioToMem { at, offset, len } => self.copy_pio(at, offset, len, true),
@@ -225,8 +229,10 @@ impl<B: Backend> Loaded<'_, B> {
                 return Met::Answer(Answer::Value(u64::from_le_bytes(bytes)));
             }
         }
+        self.count(Stat::MmioExits);
+        trace_mmio(trace::Mmio::Unsatisfied, gpa, len, 0);
         self.run.mmio(gpa, len, None);
-        Met::User(JobWait::MmioValue { len })
+        Met::User(JobWait::MmioValue { gpa, len })
     }
 
     fn write_data(&mut self, at: u64, len: u8, value: u64) -> Met {
@@ -239,6 +245,8 @@ impl<B: Backend> Loaded<'_, B> {
         if self.vm.mmu.write_guest(Gpa(gpa), part).is_ok() {
             return Met::Answer(Answer::Ack);
         }
+        self.count(Stat::MmioExits);
+        trace_mmio(trace::Mmio::Write, gpa, len, value);
         self.run.mmio(gpa, len, Some(bytes));
         Met::User(JobWait::Write)
     }
@@ -258,6 +266,8 @@ impl<B: Backend> Loaded<'_, B> {
             };
         }
         // A device has no atomic accesses: the new value is written to it.
+        self.count(Stat::MmioExits);
+        trace_mmio(trace::Mmio::Write, gpa, len.min(8), new as u64);
         self.run
             .mmio(gpa, len.min(8), Some((new as u64).to_le_bytes()));
         Met::User(JobWait::MmioExchanged)
@@ -271,7 +281,7 @@ impl<B: Backend> Loaded<'_, B> {
         };
         let mut left = usize::from(len).min(PIO_SIZE.saturating_sub(offset.into()));
         let (mut gpa, mut pio) = (gpa, PIO_OFFSET.saturating_add(offset.into()));
-        let mut bytes = [0u8; 64];
+        let mut bytes = [0u8; 512];
         while left > 0 {
             let n = left.min(bytes.len());
             let Some(part) = bytes.get_mut(..n) else {
@@ -326,6 +336,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// KVM_EXIT_INTERNAL_ERROR, suberror EMULATION, with the bytes of the instruction.
     pub(crate) fn emulation_failed(&mut self, insn: &[u8]) -> Flow {
+        self.count(Stat::InsnEmulationFail);
         let mut words = [0u64; 3];
         let mut bytes = [0u8; 16];
         for (to, from) in bytes.iter_mut().zip(insn) {

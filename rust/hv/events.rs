@@ -2,6 +2,7 @@
 //! Putting events into the guest before an entry, and taking note of them after an exit.
 
 use crate::hv::backend::{Backend, Inject, Shadow};
+use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::model::cr::dr7;
 use crate::model::event::{debug_status, vector, Exception, Gates, Next};
@@ -54,8 +55,14 @@ impl<B: Backend> Loaded<'_, B> {
                 }
                 B::inject(&mut self.state.hw, Inject::Exception(exception));
             }
-            Next::Nmi => B::inject(&mut self.state.hw, Inject::Nmi),
-            Next::Interrupt(i) => B::inject(&mut self.state.hw, Inject::Interrupt(i)),
+            Next::Nmi => {
+                self.count(Stat::NmiInjections);
+                B::inject(&mut self.state.hw, Inject::Nmi);
+            }
+            Next::Interrupt(i) => {
+                self.count(Stat::IrqInjections);
+                B::inject(&mut self.state.hw, Inject::Interrupt(i));
+            }
         }
         B::set_irq_window(&mut self.state.hw, plan.irq_window);
         B::set_nmi_window(&mut self.state.hw, plan.nmi_window);

@@ -4,9 +4,11 @@
 use kernel::prelude::*;
 
 use crate::hv::backend::{Backend, Flow};
+use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::fault::FaultOutcome;
 use crate::mmu::SecondStageFault;
+use crate::sys::trace;
 use crate::uapi;
 
 /// Maps the page, or emulates the access to a device.
@@ -14,19 +16,43 @@ pub(crate) fn second_stage<B: Backend>(
     cx: &mut Loaded<'_, B>,
     fault: SecondStageFault,
 ) -> Result<Flow> {
+    trace::page_fault(|| {
+        let rip = cx.state.switch.regs.rip;
+        (cx.shared.id, rip, fault.gpa.0, error_code(&fault))
+    });
+    cx.count(Stat::PfTaken);
     match cx
         .vm
         .mmu
         .fault(&mut cx.state.cache, fault.gpa, fault.access)?
     {
-        FaultOutcome::Mapped | FaultOutcome::Retry => Ok(Flow::Resume),
-        FaultOutcome::NoSlot | FaultOutcome::ReadonlyWrite => cx.emulate(),
+        FaultOutcome::Mapped => {
+            cx.count(Stat::PfFixed);
+            Ok(Flow::Resume)
+        }
+        FaultOutcome::Retry => Ok(Flow::Resume),
+        FaultOutcome::NoSlot | FaultOutcome::ReadonlyWrite => {
+            cx.count(Stat::PfEmulate);
+            cx.emulate()
+        }
         FaultOutcome::BadHva => Err(EFAULT),
         FaultOutcome::HwPoison => Err(EHWPOISON),
         FaultOutcome::Interrupted => {
             cx.run.set_reason(uapi::KVM_EXIT_INTR);
+            cx.count(Stat::SignalExits);
             Err(EINTR)
         }
         FaultOutcome::Broken => Err(cx.vm.kill("the second-stage tables are inconsistent")),
     }
+}
+
+/// The fault as the error code of a page fault would tell it, with the two bits that nested paging adds.
+fn error_code(fault: &SecondStageFault) -> u64 {
+    const FINAL: u64 = 1 << 32;
+    const GUEST_WALK: u64 = 1 << 33;
+    u64::from(fault.present)
+        | u64::from(fault.access.write) << 1
+        | u64::from(fault.access.user) << 2
+        | u64::from(fault.access.exec) << 4
+        | if fault.guest_walk { GUEST_WALK } else { FINAL }
 }

@@ -17,7 +17,7 @@ use crate::hv::vcpu::Loaded;
 use crate::mmu::gwalk::GuestMem;
 use crate::mmu::Gpa;
 use crate::model::cr::{cr0, efer};
-use crate::model::emu::decode::decode;
+use crate::model::emu::decode::{decode, DecodeError};
 use crate::model::emu::insn::Kind;
 use crate::model::event::Exception;
 use crate::model::regs::{rflags, CpuMode, Seg};
@@ -51,6 +51,24 @@ struct Known {
     len: u8,
 }
 
+impl Known {
+    fn fetched(&self) -> Fetched {
+        let mut fetched = Fetched::default();
+        let code = self.words.iter().take(self.count);
+        // The last two words.
+        let code = code.skip(self.count.saturating_sub(2));
+        for (to, from) in fetched
+            .bytes
+            .iter_mut()
+            .zip(code.flat_map(|word| word.value.to_le_bytes()))
+        {
+            *to = from;
+        }
+        fetched.len = MAX_INSN;
+        fetched
+    }
+}
+
 /// The fetches that a vCPU remembers.
 pub(crate) struct FetchCache(KVec<Option<Known>>);
 
@@ -65,15 +83,23 @@ impl FetchCache {
         self.0.clear();
     }
 
-    fn remember(&mut self, known: Known) {
+    fn remember(&mut self, known: &Known) {
         while self.0.len() < PLACES {
             if self.0.push(None, GFP_KERNEL_ACCOUNT).is_err() {
                 return;
             }
         }
         if let Some(place) = self.place(&known.key) {
-            *place = Some(known);
+            *place = Some(*known);
         }
+    }
+
+    /// What is known of this fetch, if it still holds.
+    fn find(&mut self, key: &Key, generation: u64) -> Option<&Known> {
+        let known = self.place(key)?.as_ref()?;
+        let words = known.words.get(..known.count)?;
+        let holds = known.key == *key && known.generation == generation && mm::words_are(words);
+        holds.then_some(known)
     }
 
     fn place(&mut self, key: &Key) -> Option<&mut Option<Known>> {
@@ -165,55 +191,60 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn identify(&mut self) -> Result<(Kind, u8), Option<Exception>> {
         let key = self.fetch_key();
         let generation = self.vm.mmu.slots_generation();
-        if let Some(Some(known)) = self.state.fetches.place(&key) {
-            if known.key == key
-                && known.generation == generation
-                && mm::words_are(known.words.get(..known.count).unwrap_or(&[]))
-            {
-                return Ok((known.kind, known.len));
-            }
+        if let Some(known) = self.state.fetches.find(&key, generation) {
+            return Ok((known.kind, known.len));
         }
-        self.identify_anew(key, generation)
+        let fetched = self.fetch_anew(key, generation);
+        describe(&fetched, key.mode).map_err(|e| fetched.fault(e))
     }
 
+    /// Reads the bytes of the instruction at RIP, as many as can be read.
+    pub(crate) fn fetch(&mut self) -> Fetched {
+        let key = self.fetch_key();
+        let generation = self.vm.mmu.slots_generation();
+        if let Some(known) = self.state.fetches.find(&key, generation) {
+            return known.fetched();
+        }
+        self.fetch_anew(key, generation)
+    }
+
+    /// Fetches, and remembers what can be remembered.
     #[inline(never)]
-    fn identify_anew(
-        &mut self,
-        key: Key,
-        generation: u64,
-    ) -> Result<(Kind, u8), Option<Exception>> {
+    fn fetch_anew(&mut self, key: Key, generation: u64) -> Fetched {
         let recorder = Recorder::new(Physical(self.vm));
         let fetched = self.fetch_from(&recorder, key.linear, key.user);
-        let insn = decode(fetched.bytes(), key.mode).map_err(|e| fetched.fault(e))?;
-        let (kind, len) = (insn.kind(), insn.len);
-        if let Some((words, count)) = self.worth_knowing(&key, &recorder, &fetched) {
-            self.state.fetches.remember(Known {
+        if let Ok((kind, len)) = describe(&fetched, key.mode) {
+            let mut known = Known {
                 key,
                 generation,
-                words,
-                count,
+                words: [UserWord::default(); WORDS],
+                count: 0,
                 kind,
                 len,
-            });
+            };
+            if self.depends(&mut known, &recorder, &fetched).is_some() {
+                self.state.fetches.remember(&known);
+            }
         }
-        Ok((kind, len))
+        fetched
     }
 
-    /// Everything that a fetch depended on, if that can be said by a few words.
-    fn worth_knowing(
+    /// Writes down what a fetch depended on, if that can be said by a few words.
+    #[inline(never)]
+    fn depends(
         &self,
-        key: &Key,
+        known: &mut Known,
         recorder: &Recorder<'_, B>,
         fetched: &Fetched,
-    ) -> Option<([UserWord; WORDS], usize)> {
+    ) -> Option<()> {
         // PAE paging has its first level in registers.
-        if key.cr0 & cr0::PG != 0 && key.efer & efer::LMA == 0 {
+        if known.key.cr0 & cr0::PG != 0 && known.key.efer & efer::LMA == 0 {
             return None;
         }
         let code = fetched.code?;
         let count = recorder.count.get();
-        let mut words = [UserWord::default(); WORDS];
-        for (to, (gpa, value)) in words.iter_mut().zip(recorder.words.get()).take(count) {
+        let found = recorder.words.get();
+        for (to, (gpa, value)) in known.words.iter_mut().zip(found).take(count) {
             let hva = self.vm.mmu.user_address(Gpa(gpa))?;
             *to = UserWord { hva, value };
         }
@@ -226,11 +257,19 @@ impl<B: Backend> Loaded<'_, B> {
             return None;
         }
         for (n, chunk) in bytes.chunks_exact(8).enumerate() {
-            *words.get_mut(count.saturating_add(n))? = UserWord {
+            *known.words.get_mut(count.saturating_add(n))? = UserWord {
                 hva: hva.wrapping_add((n as u64).wrapping_mul(8)),
                 value: u64::from_le_bytes(chunk.try_into().ok()?),
             };
         }
-        Some((words, count.saturating_add(2)))
+        known.count = count.saturating_add(2);
+        Some(())
     }
+}
+
+/// What the fetched instruction is, and its length.
+#[inline(never)]
+fn describe(fetched: &Fetched, mode: CpuMode) -> Result<(Kind, u8), DecodeError> {
+    let insn = decode(fetched.bytes(), mode)?;
+    Ok((insn.kind(), insn.len))
 }

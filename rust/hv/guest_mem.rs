@@ -39,9 +39,10 @@ impl<B: Backend> GuestMem for Physical<'_, B> {
 }
 
 /// The bytes at RIP.
+#[derive(Default)]
 pub(crate) struct Fetched {
-    bytes: [u8; MAX_INSN],
-    len: usize,
+    pub(super) bytes: [u8; MAX_INSN],
+    pub(super) len: usize,
     /// The fault that fetching more would raise; None also where the bytes are not in memory.
     stopped: Option<Exception>,
     /// Where the first byte is in guest-physical memory, if the fifteen and one more are in one page.
@@ -119,21 +120,9 @@ impl<B: Backend> Loaded<'_, B> {
         Err(None)
     }
 
-    /// Reads the bytes of the instruction at RIP, as many as can be read.
-    pub(crate) fn fetch(&mut self) -> Fetched {
-        let user = B::cpl(&mut self.state.hw) == 3;
-        let start = self.linear_rip();
-        self.fetch_from(&Physical(self.vm), start, user)
-    }
-
     /// Reads the bytes of the instruction at `start`.
     pub(super) fn fetch_from(&mut self, memory: &impl GuestMem, start: u64, user: bool) -> Fetched {
-        let mut fetched = Fetched {
-            bytes: [0; MAX_INSN],
-            len: 0,
-            stopped: None,
-            code: None,
-        };
+        let mut fetched = Fetched::default();
         while fetched.len < MAX_INSN {
             let at = start.wrapping_add(fetched.len as u64);
             let room = 0x1000u64.wrapping_sub(at & 0xfff) as usize;

@@ -8,6 +8,7 @@ use crate::hv::vcpu::Loaded;
 use crate::model::emu::job::{Answer, Need};
 use crate::model::regs::RAX;
 use crate::sys::run_page::PIO_OFFSET;
+use crate::sys::trace;
 
 /// An access that user space carries out: the next KVM_RUN finishes the instruction before it enters the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,12 @@ pub(crate) enum Pending {
     /// OUT: move on, unless user space moved RIP itself.
     Out { linear_rip: u64, len: u8 },
     /// IN: take the data, then the same.
-    In { linear_rip: u64, len: u8, size: u8 },
+    In {
+        linear_rip: u64,
+        len: u8,
+        port: u16,
+        size: u8,
+    },
     /// The emulator waits for the answer to an access.
     Job(JobWait),
     /// The access was a write, and the emulator has this to do next.
@@ -28,13 +34,13 @@ pub(crate) enum Pending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JobWait {
     /// A value of `size` bytes in the PIO data page.
-    PortValue { size: u8 },
+    PortValue { port: u16, size: u8 },
     /// A value of `len` bytes in the MMIO field.
-    MmioValue { len: u8 },
+    MmioValue { gpa: u64, len: u8 },
     /// A compare-and-exchange on a device, which was carried out as a write.
     MmioExchanged,
     /// A batch of values in the PIO data page.
-    PortBatch,
+    PortBatch { port: u16, size: u8, count: u16 },
     /// Nothing: the access is a write.
     Write,
 }
@@ -48,6 +54,16 @@ fn merge(old: u64, value: u64, size: u8) -> u64 {
     }
 }
 
+#[inline(always)]
+pub(super) fn trace_port(write: bool, port: u16, size: u8, count: u16, value: u64) {
+    trace::pio(|| (write, port.into(), size.into(), count.into(), value as u32));
+}
+
+#[inline(always)]
+pub(super) fn trace_mmio(kind: trace::Mmio, gpa: u64, len: u8, value: u64) {
+    trace::mmio(|| (kind as u32, len.into(), gpa, value));
+}
+
 impl<B: Backend> Loaded<'_, B> {
     /// IN or OUT with one operand, in an instruction of `len` bytes.
     pub(crate) fn port(&mut self, port: u16, input: bool, size: u8, len: u8) -> Flow {
@@ -57,11 +73,13 @@ impl<B: Backend> Loaded<'_, B> {
             self.state.pending = Pending::In {
                 linear_rip,
                 len,
+                port,
                 size,
             };
         } else {
             let value = self.state.switch.regs.get(RAX) as u32;
             self.set_port_value(value, size);
+            trace_port(true, port, size, 1, merge(0, value.into(), size));
             self.state.pending = Pending::Out { linear_rip, len };
         }
         Flow::User
@@ -94,10 +112,12 @@ impl<B: Backend> Loaded<'_, B> {
             Pending::In {
                 linear_rip,
                 len,
+                port,
                 size,
             } => {
                 if self.linear_rip() == linear_rip {
                     let value = self.port_value(size);
+                    trace_port(false, port, size, 1, value);
                     let old = self.state.switch.regs.get(RAX);
                     self.state.switch.regs.set(RAX, merge(old, value, size));
                     self.skip(len);
@@ -106,15 +126,24 @@ impl<B: Backend> Loaded<'_, B> {
             }
             Pending::Job(wait) => {
                 let answer = match wait {
-                    JobWait::PortValue { size } => Answer::Value(self.port_value(size)),
-                    JobWait::MmioValue { len } => {
+                    JobWait::PortValue { port, size } => {
+                        let value = self.port_value(size);
+                        trace_port(false, port, size, 1, value);
+                        Answer::Value(value)
+                    }
+                    JobWait::MmioValue { gpa, len } => {
                         let data = u64::from_le_bytes(self.run.mmio_data());
                         let mask =
                             u64::MAX >> 8u32.wrapping_mul(8u32.wrapping_sub(len.into())).min(56);
+                        trace_mmio(trace::Mmio::Read, gpa, len, data & mask);
                         Answer::Value(data & mask)
                     }
                     JobWait::MmioExchanged => Answer::Exchanged(true),
-                    JobWait::PortBatch | JobWait::Write => Answer::Ack,
+                    JobWait::PortBatch { port, size, count } => {
+                        trace_port(false, port, size, count, self.port_value(size));
+                        Answer::Ack
+                    }
+                    JobWait::Write => Answer::Ack,
                 };
                 self.drive_job(answer)
             }

@@ -95,13 +95,10 @@ fn create_vcpu<B: Backend>(vm: &Arc<Vm<B>>, arg: usize) -> Result<isize> {
             .tsc_offset
             .unwrap_or_else(|| 0u64.wrapping_sub(cpu::rdtsc()));
         let vcpu = Vcpu::new(vm, id, shared, offset)?;
-        let fd = file::new_fd(Arc::new(
-            VcpuFile {
-                vm: vm.clone(),
-                vcpu,
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?)?;
+        let fd = file::new_fd(|_| {
+            let vm = vm.clone();
+            Ok(Arc::new(VcpuFile { vm, vcpu }, GFP_KERNEL_ACCOUNT)?)
+        })?;
         table.tsc_offset = Some(offset);
         Ok(fd)
     })

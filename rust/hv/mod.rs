@@ -18,6 +18,7 @@ pub(crate) mod ioctl_vm;
 pub(crate) mod msr;
 pub(crate) mod run;
 pub(crate) mod sregs;
+pub(crate) mod stats;
 pub(crate) mod user;
 pub(crate) mod user_run;
 pub(crate) mod vcpu;

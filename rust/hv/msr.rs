@@ -8,7 +8,7 @@ use crate::hv::vcpu::Loaded;
 use crate::hv::{host, user};
 use crate::model::msr::{self, Answer, BadMsr, Effect, HwMsr, Who};
 use crate::model::regs::{RAX, RCX, RDX};
-use crate::sys::{cpu, params};
+use crate::sys::{cpu, params, trace};
 use crate::uapi::kvm_msr_entry;
 use crate::uapi::pod::Header;
 
@@ -86,7 +86,9 @@ impl<B: Backend> Loaded<'_, B> {
 /// RDMSR, `len` bytes long.
 pub(crate) fn rdmsr<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flow> {
     let index = cx.state.switch.regs.get(RCX) as u32;
-    match cx.read_msr(index, Who::Guest) {
+    let result = cx.read_msr(index, Who::Guest);
+    trace::msr(|| (false, index, result.unwrap_or(0), result.is_err()));
+    match result {
         Ok(v) => {
             cx.state.switch.regs.set(RAX, v & 0xffff_ffff);
             cx.state.switch.regs.set(RDX, v >> 32);
@@ -102,7 +104,9 @@ pub(crate) fn wrmsr<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flow>
     let regs = &cx.state.switch.regs;
     let index = regs.get(RCX) as u32;
     let value = regs.get(RAX) & 0xffff_ffff | regs.get(RDX) << 32;
-    match cx.write_msr(index, value, Who::Guest) {
+    let result = cx.write_msr(index, value, Who::Guest);
+    trace::msr(|| (true, index, value, result.is_err()));
+    match result {
         Ok(()) => cx.skip(len),
         Err(_) => cx.raise_gp(),
     }

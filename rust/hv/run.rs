@@ -7,6 +7,7 @@
 use kernel::prelude::*;
 
 use crate::hv::backend::{Backend, Flow};
+use crate::hv::stats::Stat;
 use crate::hv::user_run::Summary;
 use crate::hv::vcpu::{Loaded, Vcpu};
 use crate::hv::vm::Vm;
@@ -14,6 +15,7 @@ use crate::model::cr;
 use crate::model::msr;
 use crate::model::regs::{rflags, RAX};
 use crate::sys::cpu::{self, IrqOff};
+use crate::sys::trace;
 use crate::uapi;
 
 impl<B: Backend> Vcpu<B> {
@@ -49,11 +51,13 @@ fn run<B: Backend>(cx: &mut Loaded<'_, B>) -> Result {
         }
         if cx.run.wants_irq_window() && cx.ready_for_interrupt() {
             cx.run.set_reason(uapi::KVM_EXIT_IRQ_WINDOW_OPEN);
+            cx.count(Stat::RequestIrqExits);
             return Ok(());
         }
         if cpu::guest_work_pending() {
             if let Err(e) = cpu::guest_work() {
                 cx.run.set_reason(uapi::KVM_EXIT_INTR);
+                cx.count(Stat::SignalExits);
                 return Err(e);
             }
         }
@@ -72,6 +76,7 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
     let exit_at_once = cx.inject_events();
     let irq = IrqOff::new();
     if cx.shared.enter_guest_mode(irq.cpu()) {
+        cx.shared.stats.count(Stat::TlbFlush);
         B::flush_tlb(&mut cx.state.hw);
     }
     if irq.prepare_guest() {
@@ -84,9 +89,18 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
         irq.kick_self();
     }
     let switch = &mut cx.state.switch;
+    trace::entry(|| {
+        let (info, error) = B::entry_info(&mut cx.state.hw);
+        (cx.shared.id, switch.regs.rip, exit_at_once, info, error)
+    });
     switch.load_guest(&irq);
     let exit = B::enter(&mut cx.state.hw, cx.resident, switch, &irq);
     switch.load_host(&irq);
+    trace::exit(|| {
+        let info = B::exit_info(&mut cx.state.hw, &exit);
+        (cx.shared.id, switch.regs.rip, info)
+    });
+    cx.shared.stats.count(Stat::Exits);
     B::take_interrupt(&mut cx.state.hw, &irq);
     cx.shared.leave_guest_mode();
     irq.finish();
@@ -104,6 +118,11 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
 }
 
 impl<B: Backend> Loaded<'_, B> {
+    /// Counts one.
+    pub(crate) fn count(&self, stat: Stat) {
+        self.shared.stats.count(stat);
+    }
+
     /// What each return to user space tells.
     fn summarise(&mut self) {
         let summary = Summary {
@@ -117,6 +136,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// HLT, `len` bytes long. Without an in-kernel interrupt controller user space waits for the next interrupt.
     pub(crate) fn halt(&mut self, len: u8) -> Flow {
+        self.count(Stat::HaltExits);
         self.skip(len);
         self.run.set_reason(uapi::KVM_EXIT_HLT);
         Flow::User
@@ -124,6 +144,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// A hypercall, in an instruction of `len` bytes: the guest asked, though none is offered.
     pub(crate) fn hypercall(&mut self, len: u8) -> Flow {
+        self.count(Stat::Hypercalls);
         let error = if B::cpl(&mut self.state.hw) == 0 {
             uapi::KVM_ENOSYS
         } else {

@@ -8,6 +8,7 @@ use crate::hv::backend::{Backend, Shadow};
 use crate::hv::fetch::FetchCache;
 use crate::hv::host;
 use crate::hv::io::Pending;
+use crate::hv::stats::Stat;
 use crate::hv::user_run::UserRun;
 use crate::hv::vm::{VcpuShared, Vm};
 use crate::mmu::pages::TableCache;
@@ -262,6 +263,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Runs `body` with the guest's FPU registers loaded in place of the thread's.
     pub(crate) fn with_guest_fpu<R>(&mut self, body: impl FnOnce(&mut Self) -> R) -> R {
+        self.count(Stat::FpuReload);
         self.state.fpu.load();
         let result = body(self);
         self.state.fpu.unload();

@@ -10,11 +10,17 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 
 use crate::hv::backend::Backend;
+use crate::hv::stats::Stats;
 use crate::mmu::vm_mmu::{Mmu, RemoteFlush};
 use crate::sys::cpu::{self, Flag};
+use crate::sys::stats::Shown;
 
 /// The part of a vCPU that any thread may look at.
 pub(crate) struct VcpuShared {
+    /// The id that user space gave it.
+    pub(crate) id: u32,
+    /// What it counts.
+    pub(crate) stats: Stats,
     /// The guest's translations are stale: flush before the next entry.
     flush: Flag,
     /// The vCPU's thread is between its last look at requests and the end of the guest's run.
@@ -24,8 +30,10 @@ pub(crate) struct VcpuShared {
 }
 
 impl VcpuShared {
-    fn new() -> Self {
+    fn new(id: u32) -> Self {
         Self {
+            id,
+            stats: Stats::new(),
             flush: Flag::new(false),
             in_guest: Flag::new(false),
             cpu: Atomic::new(0),
@@ -66,6 +74,12 @@ impl Kicks {
         )
     }
 
+    /// The sum of what `of` gives for each vCPU.
+    pub(crate) fn sum(&self, of: impl Fn(&VcpuShared) -> u64) -> u64 {
+        let vcpus = self.vcpus.lock();
+        vcpus.iter().fold(0, |sum, v| sum.wrapping_add(of(v)))
+    }
+
     /// Is the VM dead?
     pub(crate) fn dead(&self) -> bool {
         self.dead.get()
@@ -96,6 +110,7 @@ pub(crate) struct VcpuTable {
 /// A virtual machine.
 #[pin_data]
 pub(crate) struct Vm<B: Backend> {
+    _shown: Shown<Kicks>,
     pub(crate) mmu: Mmu<B::Pte, Kicks>,
     pub(crate) kicks: Arc<Kicks>,
     #[pin]
@@ -112,12 +127,14 @@ pub(crate) fn recommended_vcpus() -> u32 {
 }
 
 impl<B: Backend> Vm<B> {
-    /// A VM for the memory of the current task.
-    pub(crate) fn new() -> Result<Arc<Self>> {
+    /// A VM for the memory of the current task, which is to have the descriptor `fd`.
+    pub(crate) fn new(fd: i32) -> Result<Arc<Self>> {
         let kicks = Kicks::new()?;
         let mmu = Mmu::new(kicks.clone(), B::mmu_config())?;
+        let shown = Shown::new(fd, kicks.clone())?;
         Arc::pin_init(
             pin_init!(Self {
+                _shown: shown,
                 mmu,
                 kicks,
                 table <- new_mutex!(VcpuTable { ids: KVec::new(), tsc_offset: None }, "lodge_vcpus"),
@@ -159,7 +176,7 @@ impl<B: Backend> Vm<B> {
             return Err(EEXIST);
         }
         table.ids.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        let shared = Arc::new(VcpuShared::new(), GFP_KERNEL_ACCOUNT)?;
+        let shared = Arc::new(VcpuShared::new(id), GFP_KERNEL_ACCOUNT)?;
         self.add_kick(shared.clone())?;
         match make(shared.clone(), &mut table) {
             Ok(fd) => {

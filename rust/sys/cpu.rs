@@ -144,17 +144,26 @@ impl Flag {
     }
 }
 
-/// A number that one thread at a time advances and others compare, accessed as a [`Flag`] is.
+/// A number that one thread at a time changes and others read, accessed as a [`Flag`] is.
 #[repr(transparent)]
-pub(crate) struct Generation(UnsafeCell<u64>);
+pub(crate) struct Word(UnsafeCell<u64>);
 
 // SAFETY: each access is one instruction that is atomic on x86 for an aligned word.
-unsafe impl Sync for Generation {}
+unsafe impl Sync for Word {}
 
-impl Generation {
-    /// The first generation.
+impl Word {
+    /// Zero.
     pub(crate) const fn new() -> Self {
         Self(UnsafeCell::new(0))
+    }
+
+    /// Sets it (release).
+    #[inline(always)]
+    pub(crate) fn set(&self, value: u64) {
+        // SAFETY: a store to a word of ours.
+        unsafe {
+            asm!("mov qword ptr [{p}], {v}", v = in(reg) value, p = in(reg) self.0.get(), options(nostack, preserves_flags));
+        }
     }
 
     /// The number now (acquire).
@@ -168,7 +177,7 @@ impl Generation {
         value
     }
 
-    /// The next one (release). Two threads that do this at once may advance by one only.
+    /// Adds one (release). Two threads that do this at once may advance by one only.
     #[inline(always)]
     pub(crate) fn advance(&self) {
         // SAFETY: an addition to a word of ours.

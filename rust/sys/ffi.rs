@@ -86,10 +86,10 @@ unsafe extern "C" {
     pub(crate) fn lodge_virt_to_page(address: *const u8) -> *mut c_void;
     pub(crate) fn lodge_virt_to_phys(address: *const u8) -> u64;
 
-    pub(crate) fn anon_inode_getfd(
+    pub(crate) fn anon_inode_getfile(
         name: *const c_char,
         fops: *const c_void,
         private: *mut c_void,
         flags: c_int,
-    ) -> c_int;
+    ) -> *mut c_void;
 }

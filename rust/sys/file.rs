@@ -112,26 +112,48 @@ unsafe extern "C" fn fault<T: FileObject>(vmf: *mut bindings::vm_fault) -> bindi
     0
 }
 
-/// Makes a file descriptor for `object`, close-on-exec and readable and writable, in the current task.
+/// A descriptor of the current task that is taken and not yet anything.
+struct FreeFd(c_int);
+
+impl Drop for FreeFd {
+    fn drop(&mut self) {
+        // SAFETY: taken by `new_fd`, and nothing was installed.
+        unsafe { bindings::put_unused_fd(self.0 as c_uint) };
+    }
+}
+
+/// Makes a file descriptor for what `make` makes when told its number, close-on-exec and readable and writable, in the current task.
 ///
 /// The descriptor can be used (and closed) by another thread as soon as this returns.
-pub(crate) fn new_fd<T: FileObject>(object: Arc<T>) -> Result<isize> {
-    let raw = Arc::into_raw(object);
+pub(crate) fn new_fd<T: FileObject>(make: impl FnOnce(i32) -> Result<Arc<T>>) -> Result<isize> {
     let flags = (bindings::O_RDWR | bindings::O_CLOEXEC) as c_int;
+    // SAFETY: task context.
+    let fd = unsafe { bindings::get_unused_fd_flags(flags as c_uint) };
+    to_result(fd)?;
+    let free = FreeFd(fd);
+    let raw = Arc::into_raw(make(fd)?);
     // SAFETY: name and operations are static; the operations expect what `raw` is.
-    let fd = unsafe {
-        ffi::anon_inode_getfd(
+    let file = unsafe {
+        ffi::anon_inode_getfile(
             T::NAME.as_char_ptr(),
             core::ptr::from_ref(Vtable::<T>::FOPS_REF).cast::<c_void>(),
             raw.cast_mut().cast::<c_void>(),
             flags,
         )
     };
-    if fd < 0 {
-        // SAFETY: no file took the reference.
-        drop(unsafe { Arc::from_raw(raw) });
+    match kernel::error::from_err_ptr(file) {
+        Ok(file) => {
+            core::mem::forget(free);
+            // SAFETY: the descriptor is free, and the file new.
+            unsafe { bindings::fd_install(fd as c_uint, file.cast()) };
+            Ok(fd as isize)
+        }
+        Err(e) => {
+            // SAFETY: no file took the reference.
+            drop(unsafe { Arc::from_raw(raw) });
+            Err(e)
+        }
     }
-    to_result(fd).map(|()| fd as isize)
 }
 
 /// `/dev/kvm`: its ioctls; there is no state per open file.

@@ -4,23 +4,22 @@
 //! Unsafe because: it is shared by raw pointer; the module's load and unload are the only writers.
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
 
-use crate::sys::cpu::{IrqOff, PreemptOff};
+use crate::sys::cpu::{IrqOff, PreemptOff, Word};
 
 /// A lazily set, shared value.
-pub(crate) struct Global<T>(Atomic<usize>, core::marker::PhantomData<fn() -> T>);
+pub(crate) struct Global<T>(Word, core::marker::PhantomData<fn() -> T>);
 
 impl<T: Sync + Send + 'static> Global<T> {
     /// Nothing yet.
     pub(crate) const fn new() -> Self {
-        Self(Atomic::new(0), core::marker::PhantomData)
+        Self(Word::new(), core::marker::PhantomData)
     }
 
     /// Sets the value. Only once between two [`Global::clear`].
     pub(crate) fn set(&self, value: KBox<T>) {
-        let old = self.0.load(Relaxed);
-        self.0.store(KBox::into_raw(value) as usize, Release);
+        let old = self.0.get();
+        self.0.set(KBox::into_raw(value) as u64);
         if old != 0 {
             // A second value would leak the first, which is not unsound and is our own mistake.
             pr_err!("a global was set twice\n");
@@ -29,7 +28,7 @@ impl<T: Sync + Send + 'static> Global<T> {
 
     /// The value; EIO outside of setup to teardown, which is our own mistake.
     pub(crate) fn get(&self) -> Result<&'static T> {
-        let p = self.0.load(Acquire) as *const T;
+        let p = self.0.get() as *const T;
         if p.is_null() {
             return Err(EIO);
         }
@@ -38,8 +37,8 @@ impl<T: Sync + Send + 'static> Global<T> {
     }
 
     fn clear(&self) {
-        let p = self.0.load(Acquire) as *mut T;
-        self.0.store(0, Release);
+        let p = self.0.get() as *mut T;
+        self.0.set(0);
         if !p.is_null() {
             // SAFETY: from `KBox::into_raw`; no longer referenced, see `clear_at_unload`.
             drop(unsafe { KBox::from_raw(p) });

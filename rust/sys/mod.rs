@@ -15,5 +15,7 @@ pub(crate) mod params;
 pub(crate) mod run_page;
 pub(crate) mod sched;
 pub(crate) mod srcu_cell;
+pub(crate) mod stats;
 pub(crate) mod switch;
+pub(crate) mod trace;
 pub(crate) mod virt;

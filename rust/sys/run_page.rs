@@ -63,15 +63,29 @@ impl RunPages {
 
     /// Copies bytes in.
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
-        for (i, b) in bytes.iter().enumerate() {
-            self.set(offset.wrapping_add(i), *b);
+        let mut at = offset;
+        let mut words = bytes.chunks_exact(8);
+        for word in &mut words {
+            self.set::<[u8; 8]>(at, word.try_into().unwrap_or_default());
+            at = at.wrapping_add(8);
+        }
+        for b in words.remainder() {
+            self.set(at, *b);
+            at = at.wrapping_add(1);
         }
     }
 
     /// Copies bytes out.
     pub(crate) fn read(&self, offset: usize, bytes: &mut [u8]) {
-        for (i, b) in bytes.iter_mut().enumerate() {
-            *b = self.get(offset.wrapping_add(i));
+        let mut at = offset;
+        let mut words = bytes.chunks_exact_mut(8);
+        for word in &mut words {
+            word.copy_from_slice(&self.get::<[u8; 8]>(at));
+            at = at.wrapping_add(8);
+        }
+        for b in words.into_remainder() {
+            *b = self.get(at);
+            at = at.wrapping_add(1);
         }
     }
 }

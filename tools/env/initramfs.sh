@@ -5,6 +5,7 @@
 #   base      busybox, init and its helpers          intree    the kernel's own KVM modules, unpacked
 #   ours      kvm.ko                                 guest     a stock kernel and an initrd to run as a guest
 #   programs  lodge and the selftests                foreign   modules that hold the CPUs' virtualization, for a test
+#   perf      the kernel's perf and its libraries
 . "$(dirname "$0")/lib.sh"
 
 PARTS=$LODGE_PARTS
@@ -50,7 +51,7 @@ part_base() {
     fresh "$PARTS/base" "$LODGE_ROOT/bin/busybox" "$VM"/* && return
     busybox_tree "$work"
     cp "$VM/init" "$work/init"
-    cp "$VM/load-kvm" "$VM/check-dmesg" "$VM/check-leaks" "$VM/module-tests" "$work/bin/"
+    cp "$VM/load-kvm" "$VM/check-dmesg" "$VM/check-leaks" "$VM/module-tests" "$VM/perf-tests" "$work/bin/"
     pack "$work" "$PARTS/base"
 }
 
@@ -97,6 +98,16 @@ part_programs() {
     mkdir -p "$work/bin"
     if [ ${#found[@]} -gt 0 ]; then cp "${found[@]}" "$work/bin/"; fi
     pack "$work" "$PARTS/programs"
+}
+
+part_perf() {
+    local lib
+    fresh "$PARTS/perf" "$LODGE_ROOT/usr/bin/perf" && return
+    install -D "$LODGE_ROOT/usr/bin/perf" "$work/bin/perf"
+    for lib in $(in_root ldd /usr/bin/perf | awk '$3 ~ /^\// { print $3 } $1 ~ /^\// { print $1 }'); do
+        install -D "$LODGE_ROOT$lib" "$work$lib"
+    done
+    pack "$work" "$PARTS/perf"
 }
 
 part_guest() {

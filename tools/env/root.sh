@@ -6,7 +6,7 @@
 PACKAGES="rustc rust-src rustfmt rust-clippy cargo bindgen clang-19 llvm-19 lld-19 gcc gcc-14 g++ make flex bison bc
 libelf-dev libssl-dev libdw-dev pahole cpio kmod xz-utils zstd busybox-static musl-tools
 qemu-system-x86 bochs bochsbios vgabios seabios isolinux syslinux-common xorriso
-python3 ca-certificates git file libc6-dev dwarves binutils shellcheck"
+python3 ca-certificates git file libc6-dev dwarves binutils shellcheck linux-perf"
 
 # mirror PATTERN: the site that this machine's own apt takes the release matching PATTERN from.
 mirror() {

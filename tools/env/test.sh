@@ -12,7 +12,7 @@ slower=1
 if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
-SUITES="intel amd-bochs intel-haswell amd host refuse-lynnfield refuse-penryn refuse-nosvm"
+SUITES="intel amd-bochs intel-haswell amd host perf refuse-lynnfield refuse-penryn refuse-nosvm"
 REFUSALS="refuse-lynnfield refuse-penryn refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
 LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-previous"
@@ -80,6 +80,11 @@ suite_previous() {
     fi
 }
 
+# suite_perf: `perf kvm stat` works.
+suite_perf() {
+    "$env/vm.sh" --module "${MODULE:-ours}" --smp 1 --parts "programs perf" --log "$LODGE_LOG/vm-perf.log" "perf-tests '${T:-}'"
+}
+
 # suite_refuse OPTION...: on a CPU that lacks something, the module says so and stays out.
 suite_refuse() { "$env/vm.sh" --module none --parts ours "$@" "module-tests refuses '${T:-}'"; }
 
@@ -89,6 +94,7 @@ suite() {
     amd) suite_vm amd 1 600 '' ;;
     # An emulated guest of an emulated host takes its time: one boot has to do.
     intel | amd-bochs | intel-haswell) suite_vm "$1" 3 1200 'boots a stock kernel' ;;
+    perf) suite_perf ;;
     refuse-lynnfield) suite_refuse --vendor corei5_lynnfield_750 ;;
     refuse-penryn) suite_refuse --vendor core2_penryn_t9600 ;;
     refuse-nosvm) suite_refuse --cpu qemu64,-svm --log "$LODGE_LOG/vm-nosvm.log" ;;

@@ -81,15 +81,13 @@ fn free() -> f64 {
     kib.unwrap_or(0.0) * 1024.0
 }
 
-/// Bytes that each of `n` things takes which `make` makes. The first round warms the allocators up.
+/// Bytes that each of `n` things takes which `make` makes. As many before them use up what the allocators have in store.
 fn weigh<T>(n: usize, make: impl Fn(usize) -> T) -> f64 {
-    let mut bytes = 0.0;
-    for _ in 0..2 {
-        let before = free();
-        let all: Vec<T> = (0..n).map(&make).collect();
-        bytes = (before - free()) / n as f64;
-        drop(all);
-    }
+    let first: Vec<T> = (0..n).map(&make).collect();
+    let before = free();
+    let second: Vec<T> = (n..2 * n).map(&make).collect();
+    let bytes = (before - free()) / n as f64;
+    drop((first, second));
     bytes
 }
 

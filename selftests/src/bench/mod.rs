@@ -35,7 +35,7 @@ pub struct Effort {
 const FULL: Effort = Effort {
     rounds: 8,
     times: 64,
-    copies: 64,
+    copies: 192,
     mib: 256,
 };
 

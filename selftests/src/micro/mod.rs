@@ -12,6 +12,7 @@ mod mmio;
 mod mmio_insn;
 mod modes;
 mod threads;
+mod trace;
 
 use crate::harness::Test;
 
@@ -29,6 +30,7 @@ pub fn tests() -> Vec<Test> {
         memory::TESTS,
         threads::TESTS,
         host::TESTS,
+        trace::TESTS,
     ]
     .concat()
 }
