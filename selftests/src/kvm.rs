@@ -296,12 +296,16 @@ impl Vcpu {
     /// KVM_RUN, and its result.
     pub fn run(&self) -> Exit {
         let r = sys::ioctl(self.fd.0.raw(), RUN, Arg::Num(0));
-        let e = match r {
-            Err(e) => Exit::Err(e, self.exit_reason()),
-            Ok(_) => self.exit(),
-        };
+        let e = self.exit_of(r);
         record::call("RUN", "", r, format!("{e:x?}").as_bytes());
         e
+    }
+    /// What a KVM_RUN that gave `r` came back for.
+    pub fn exit_of(&self, r: Res) -> Exit {
+        match r {
+            Err(e) => Exit::Err(e, self.exit_reason()),
+            Ok(_) => self.exit(),
+        }
     }
     fn exit(&self) -> Exit {
         let rd32 = |o: usize| self.run.rd::<u32>(UNION + o);

@@ -20,12 +20,20 @@ mod kmsg;
 mod kvm;
 mod micro;
 mod record;
+mod registers;
+mod stress;
 mod sys;
 
 use std::process::ExitCode;
 
 fn all() -> Vec<harness::Test> {
-    [api::tests(), micro::tests(), bench::TESTS.to_vec()].concat()
+    [
+        api::tests(),
+        micro::tests(),
+        stress::tests(),
+        bench::TESTS.to_vec(),
+    ]
+    .concat()
 }
 
 /// Takes an option with a number out of the arguments.

@@ -268,6 +268,11 @@ impl Map {
         // SAFETY: the range is ours and no reference into it exists.
         ret(unsafe { libc::madvise(self.at.add(off).cast(), n, advice) })
     }
+    /// msync(MS_SYNC) of all of it.
+    pub fn sync(&self) -> Res {
+        // SAFETY: the range is ours.
+        ret(unsafe { libc::msync(self.at.cast(), self.len, libc::MS_SYNC) })
+    }
     /// Moves the pages `from..from+n` of this mapping over `to..to+n` of it (mremap with MREMAP_FIXED).
     pub fn remap(&self, from: usize, to: usize, n: usize) -> Res {
         self.check(from, n);
@@ -464,6 +469,13 @@ pub fn read(fd: i32, b: &mut [u8]) -> Result<usize, i32> {
     usize::try_from(n).map_err(|_| errno())
 }
 
+/// write(2) of a buffer.
+pub fn write(fd: i32, b: &[u8]) -> Result<usize, i32> {
+    // SAFETY: a live buffer of this length.
+    let n = unsafe { libc::write(fd, b.as_ptr().cast(), b.len()) };
+    usize::try_from(n).map_err(|_| errno())
+}
+
 /// Waits until `fd` can be read, at most `ms` milliseconds.
 pub fn readable(fd: i32, ms: i32) -> bool {
     let mut p = libc::pollfd {
@@ -488,11 +500,69 @@ pub fn delete_module(name: &str) -> Res {
     ret(unsafe { libc::syscall(libc::SYS_delete_module, c.as_ptr(), libc::O_NONBLOCK) } as i32)
 }
 
-/// finit_module(2) without parameters.
-pub fn load_module(path: &str) -> Res {
-    let file = OwnedFd::open(path, libc::O_RDONLY)?;
+/// Loads the kernel module in the file `path`.
+pub fn load_module(path: &str, parameters: &str) -> Res {
+    let f = OwnedFd::open(path, libc::O_RDONLY)?;
+    let c = CString::new(parameters).map_err(|_| libc::EINVAL)?;
     // SAFETY: a NUL-terminated string that outlives the call.
-    ret(unsafe { libc::syscall(libc::SYS_finit_module, file.raw(), c"".as_ptr(), 0) } as i32)
+    ret(unsafe { libc::syscall(libc::SYS_finit_module, f.raw(), c.as_ptr(), 0) } as i32)
+}
+
+/// pread(2).
+pub fn pread(fd: i32, b: &mut [u8], at: u64) -> Result<usize, i32> {
+    // SAFETY: a live buffer of this length.
+    let n = unsafe { libc::pread(fd, b.as_mut_ptr().cast(), b.len(), at as i64) };
+    usize::try_from(n).map_err(|_| errno())
+}
+
+/// perf_event_open(2) for the calling thread on any CPU; `attr` says its own size.
+pub fn perf_event_open(attr: &mut [u64; 16]) -> Res {
+    const CLOEXEC: u64 = 8;
+    // SAFETY: a live structure, of the size that it names.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            attr.as_mut_ptr(),
+            0,
+            -1,
+            -1,
+            CLOEXEC,
+        )
+    };
+    ret(r as i32)
+}
+
+/// memfd_create(2).
+pub fn memfd(name: &str, flags: u32) -> Result<OwnedFd, i32> {
+    let c = CString::new(name).map_err(|_| libc::EINVAL)?;
+    // SAFETY: a NUL-terminated string that outlives the call.
+    ret(unsafe { libc::memfd_create(c.as_ptr(), flags | libc::MFD_CLOEXEC) }).map(OwnedFd::new)
+}
+
+/// ftruncate(2).
+pub fn truncate(fd: i32, len: u64) -> Res {
+    // SAFETY: no memory is involved but mappings of the file, to which nobody holds references.
+    ret(unsafe { libc::ftruncate(fd, len as i64) })
+}
+
+/// Makes a hole in a file: it reads as zeroes there.
+pub fn punch_hole(fd: i32, at: u64, len: u64) -> Res {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: as above.
+    ret(unsafe { libc::fallocate(fd, mode, at as i64, len as i64) })
+}
+
+/// userfaultfd(2), also for faults that the kernel takes. It does not block: only so can it be waited for.
+pub fn userfaultfd() -> Result<OwnedFd, i32> {
+    // SAFETY: no memory is involved.
+    ret(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) } as i32)
+        .map(OwnedFd::new)
+}
+
+/// Waits for an RCU grace period: membarrier(MEMBARRIER_CMD_GLOBAL).
+pub fn rcu_grace_period() -> Res {
+    // SAFETY: no memory is involved.
+    ret(unsafe { libc::syscall(libc::SYS_membarrier, 1, 0, 0) } as i32)
 }
 
 /// CPUID on the CPU that runs this.

@@ -6,6 +6,7 @@
 #   ours      kvm.ko                                 guest     a stock kernel and an initrd to run as a guest
 #   programs  lodge and the selftests                foreign   modules that hold the CPUs' virtualization, for a test
 #   perf      the kernel's perf and its libraries
+#   extras    modules of the stock kernel that the selftests load: RAM disks, MSRs
 . "$(dirname "$0")/lib.sh"
 
 PARTS=$LODGE_PARTS
@@ -87,6 +88,21 @@ part_foreign() {
     mkdir -p "$work/modules/foreign"
     cp "$built"/kvm-{amd,intel}.ko "$work/modules/foreign/"
     pack "$work" "$PARTS/foreign"
+}
+
+part_extras() {
+    local modules file
+    modules=$(readlink -f "$LODGE_CACHE/kernel/$(kernel_version)/modules")/kernel
+    fresh "$PARTS/extras" "$modules" && return
+    mkdir -p "$work/modules/extras"
+    # What a kernel has built in is not missed.
+    for file in "$modules"/drivers/block/brd.ko* "$modules"/arch/x86/kernel/msr.ko*; do
+        case $file in
+        *.xz) in_root xz -dc <"$file" >"$work/modules/extras/$(basename "$file" .xz)" ;;
+        *.ko) cp "$file" "$work/modules/extras/" ;;
+        esac
+    done
+    pack "$work" "$PARTS/extras"
 }
 
 part_programs() {

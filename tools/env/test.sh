@@ -12,10 +12,18 @@ slower=1
 if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
-SUITES="intel amd-bochs intel-haswell amd host perf refuse-lynnfield refuse-penryn refuse-nosvm"
+SUITES="intel amd-bochs intel-haswell amd la57 host perf refuse-lynnfield refuse-penryn refuse-nosvm"
 REFUSALS="refuse-lynnfield refuse-penryn refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
-LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-previous"
+LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
+
+# What the module can do without, as parameters that turn it off. Those of the other vendor change nothing.
+PLAIN="large_pages=0 nrips=0 flush_by_asid=0 eptad=0 vpid=0"
+# A few tests that show whether the module works in another configuration.
+SAMPLE="micro/mem_ micro/slot_ micro/preempted micro/real_to stress/fault_ stress/mem_everything"
+
+# A page of 1 GiB for a test: it has to be set aside at boot.
+GIB_PAGE=(--memory 3584 --append 'hugepagesz=1G hugepages=1')
 
 # suite_host: cargo's tests of the workspace, one KTAP line each, their own text in the log.
 suite_host() {
@@ -29,15 +37,31 @@ suite_host() {
 }
 
 # suite_vm VENDOR SLOW LIMIT GUESTS: the module's life, then the selftests on it, then those tests of `lodge` whose name has
-# GUESTS in it, which boot a stock kernel. MODULE=intree tests the tests.
+# GUESTS in it, which boot a stock kernel; at last a sample of the selftests without what the module can do without.
+# MODULE=intree tests the tests.
 suite_vm() {
-    local module=${MODULE:-ours} life="true" slow=$(($2 * slower)) limit=$(($3 * slower))
+    local module=${MODULE:-ours} life="true" slow=$(($2 * slower)) limit=$(($3 * slower)) plain=true
+    if [ "$module" = ours ] && [ -z "${T:-}" ]; then
+        plain="rmmod kvm && load-kvm ours $PLAIN && selftests --slow $slow $SAMPLE"
+    fi
     if [ "$module" = ours ]; then life="module-tests works '${T:-}'"; fi
-    "$env/vm.sh" --vendor "$1" --timeout "$limit" --module none --parts "$module programs guest foreign" \
+    "$env/vm.sh" --vendor "$1" --timeout "$limit" --module none --parts "$module programs guest foreign extras" \
         --file "$LODGE_SRC/tools/lodge/tests/in-vm:bin/lodge-tests" --log "$LODGE_LOG/vm-test-$1.log" \
         "$life; life=\$?; load-kvm $module || exit; tests=0
          if selftests --list | grep -q -e '${T:-}'; then selftests --slow $slow ${T:-}; tests=\$?; fi
-         lodge-tests --slow $slow '${T:-$4}'; guests=\$?; check-leaks; [ \$life\$tests\$guests\$? = 0000 ]"
+         lodge-tests --slow $slow '${T:-$4}'; guests=\$?; $plain; plain=\$?; check-leaks; [ \$life\$tests\$guests\$plain\$? = 00000 ]"
+}
+
+# suite_matrix NAME VENDOR SLOW LIMIT PARAMETERS TESTS GUESTS [OPTION...]: the ordinary selftests, or those with a word of TESTS in
+# their name, and those tests of `lodge` with GUESTS in theirs, in another configuration of the module or, by OPTIONs of vm.sh, of the VM.
+suite_matrix() {
+    local name=$1 vendor=$2 slow=$(($3 * slower)) limit=$(($4 * slower)) parameters=$5 tests=$6 guests=$7
+    shift 7
+    "$env/vm.sh" --vendor "$vendor" --timeout "$limit" --module none --parts "ours programs guest extras" \
+        --file "$LODGE_SRC/tools/lodge/tests/in-vm:bin/lodge-tests" --log "$LODGE_LOG/vm-$name.log" "$@" \
+        "load-kvm ours $parameters || exit; tests=0
+         if selftests --list | grep -q -e '${T:-}'; then selftests --slow $slow ${T:-$tests}; tests=\$?; fi
+         lodge-tests --slow $slow '${T:-$guests}'; guests=\$?; check-leaks; [ \$tests\$guests\$? = 000 ]"
 }
 
 # suite_long_host: the tests of the workspace that are marked `#[ignore = "long"]`, optimised.
@@ -57,7 +81,7 @@ suite_long_host() {
 suite_long_vm() {
     local vendor=$1 slow=$(($2 * slower)) limit=$(($3 * slower)) scale=$4 module=${MODULE:-ours}
     shift 4
-    "$env/vm.sh" --vendor "$vendor" --timeout "$limit" --module "$module" --parts programs \
+    "$env/vm.sh" --vendor "$vendor" --timeout "$limit" --module "$module" --parts "programs extras" \
         --log "$LODGE_LOG/vm-long-$vendor.log" "$@" \
         "selftests --long --list | grep -q -e '${T:-}' || exit 0
          selftests --long --scale ${SCALE:-$scale} --slow $slow ${T:-}; tests=\$?; check-leaks; [ \$tests\$? = 00 ]"
@@ -98,9 +122,16 @@ suite() {
     refuse-lynnfield) suite_refuse --vendor corei5_lynnfield_750 ;;
     refuse-penryn) suite_refuse --vendor core2_penryn_t9600 ;;
     refuse-nosvm) suite_refuse --cpu qemu64,-svm --log "$LODGE_LOG/vm-nosvm.log" ;;
+    # Five levels of page tables, in the host and so in the nested tables.
+    la57) suite_matrix la57 amd 1 600 '' "$SAMPLE stress/mem_hugetlb" 'boots a stock kernel' --cpu max,+svm,+npt "${GIB_PAGE[@]}" ;;
     long-host) suite_long_host ;;
+    long-la57) suite_matrix long-la57 amd 1 3600 '' '' '' --cpu max,+svm,+npt "${GIB_PAGE[@]}" ;;
+    long-amd-plain) suite_matrix long-amd-plain amd 1 3600 "$PLAIN" '' '' ;;
+    long-amd-bochs-plain | long-intel-plain)
+        suite_matrix "$1" "$(echo "$1" | sed 's/^long-//; s/-plain$//')" 3 7200 "$PLAIN" '' 'boots a stock kernel'
+        ;;
     long-previous) suite_previous ;;
-    long-amd) suite_long_vm amd 1 10800 100 ;;
+    long-amd) suite_long_vm amd 1 10800 100 "${GIB_PAGE[@]}" ;;
     # An instruction costs about ten times as much on Bochs.
     long-intel | long-amd-bochs | long-intel-haswell) suite_long_vm "${1#long-}" 3 10800 10 ;;
     *) die "there is no test suite '$1'; VENDOR is one of: $SUITES refusal; with test-long: ${LONG_SUITES//long-/}" ;;

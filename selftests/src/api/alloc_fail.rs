@@ -456,7 +456,7 @@ struct Loaded(&'static str);
 impl Drop for Loaded {
     fn drop(&mut self) {
         if !std::path::Path::new("/dev/kvm").exists() {
-            eq!(sys::load_module(self.0), Ok(0));
+            eq!(sys::load_module(self.0, ""), Ok(0));
         }
     }
 }
@@ -470,7 +470,7 @@ fn load() {
     eq!(sys::delete_module("kvm"), Ok(0));
     let _loaded = Loaded(file);
     for n in 1..MANY {
-        let (r, hit) = i.nth(n, || sys::load_module(file));
+        let (r, hit) = i.nth(n, || sys::load_module(file, ""));
         match r {
             Ok(_) => eq!(sys::delete_module("kvm"), Ok(0)),
             Err(e) => check!(

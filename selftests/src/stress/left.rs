@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+//! How much memory the machine has left, exactly enough to find a leak of a page in hundreds of VMs.
+//!
+//! MemFree alone says little: pages and objects that were freed wait in many places. So first everything that is put off is waited for
+//! or pressed out (`settle`): RCU callbacks, caches of file data and names, empty slabs. And then the pages are counted that are free wherever
+//! they are: in the buddy lists and in the lists of each CPU. A process that ended takes its pages with it, so the work whose leaks are looked for is
+//! done in processes that end.
+
+use super::{field, set};
+use crate::sys;
+use std::time::Duration;
+
+/// Pages that are free: those of MemFree, and those that CPUs keep for themselves.
+pub fn pages() -> i64 {
+    let free = field("/proc/meminfo", "MemFree").unwrap_or(0) / 4;
+    let kept: u64 = std::fs::read_to_string("/proc/zoneinfo")
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("count:")?.trim().parse::<u64>().ok())
+        .sum();
+    (free + kept) as i64
+}
+
+/// Makes the kernel give back what it holds for later.
+pub fn settle() {
+    let mut last = i64::MIN;
+    for _ in 0..20 {
+        for _ in 0..3 {
+            let _ = sys::rcu_grace_period();
+        }
+        let _ = set("/proc/sys/vm/drop_caches", 3);
+        shrink_slabs();
+        let _ = set("/proc/sys/vm/stat_refresh", 1);
+        // Work queues: nothing tells when they are empty, but that nothing changes any more.
+        std::thread::sleep(Duration::from_millis(30));
+        let now = pages();
+        if (now - last).abs() <= 2 {
+            return;
+        }
+        last = now;
+    }
+}
+
+fn shrink_slabs() {
+    let Ok(dir) = std::fs::read_dir("/sys/kernel/slab") else {
+        return;
+    };
+    for e in dir.flatten() {
+        // Aliases point to the same cache.
+        if !e.file_type().is_ok_and(|t| t.is_symlink()) {
+            let _ = set(&e.path().join("shrink").to_string_lossy(), 1);
+        }
+    }
+}
+
+/// Checks that `cycle`, repeated, does not use up memory: what is left after `n` times and after `2n` times is the same within 64 KiB.
+/// `n` before these fill the kernel's caches.
+pub fn check(what: &str, n: u64, mut cycle: impl FnMut(u64)) {
+    const MOST: i64 = 16;
+    let mut run = |first: u64, n: u64| {
+        for i in first..first + n {
+            cycle(i);
+            if crate::harness::fails() > 0 {
+                return i64::MIN;
+            }
+        }
+        settle();
+        pages()
+    };
+    let mut history = vec![run(0, n), run(n, n)];
+    // What else goes on in the machine may take a page now and then; a leak takes them in each cycle.
+    for part in 2..5 {
+        let now = run(part * n, n);
+        if crate::harness::fails() > 0 {
+            return;
+        }
+        let before = history.last().copied().unwrap_or(now);
+        history.push(now);
+        if before - now <= MOST {
+            crate::harness::say(&format!("{what}: free pages after each {n}: {history:?}"));
+            return;
+        }
+    }
+    crate::harness::fail(&format!(
+        "{what} use up memory; free pages after each {n}: {history:?}"
+    ));
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0
+//! vCPUs that fault at the same time: on the same pages, on neighbouring ones, on others. A fault of one must not shut out another's, so
+//! the function trace of the module may show no exclusive section.
+
+use super::set;
+use super::sweep::{check_pages, AT, SLOT};
+use crate::guest::*;
+use crate::harness::{self, rounds, Test};
+use crate::kvm::*;
+use crate::sys::{self, Map};
+use crate::{check, eq};
+use iced_x86::code_asm::*;
+use std::sync::Barrier;
+
+pub const TESTS: &[Test] = &[
+    Test::new("stress/fault_same_pages", same)
+        .cpus(2)
+        .secs(60)
+        .long(600)
+        .no_ab(),
+    Test::new("stress/fault_neighbours", neighbours)
+        .cpus(2)
+        .secs(60)
+        .long(600)
+        .no_ab(),
+    Test::new("stress/fault_apart", apart)
+        .cpus(2)
+        .secs(60)
+        .long(600)
+        .no_ab(),
+    Test::new("stress/fault_no_exclusive_lock", no_exclusive_lock)
+        .cpus(2)
+        .secs(60)
+        .long(600)
+        .no_ab(),
+];
+
+const SIZE: u64 = 8 << 20;
+const PAGES: u64 = SIZE / 4096;
+
+/// Two vCPUs that add 1 to a word of each page of theirs, each with an access of its own to both ends of the page.
+struct Two {
+    g: Guest,
+    second: Vcpu,
+    m: Map,
+}
+
+impl Two {
+    fn new() -> Self {
+        let g = Guest::new(Mode::Long);
+        // RSI: the first page; RDI: how many; RBP: bytes from one to the next.
+        g.load(|a| {
+            let mut page = a.create_label();
+            a.set_label(&mut page)?;
+            a.lock().inc(qword_ptr(rsi))?;
+            a.lock().inc(qword_ptr(rsi + 4088))?;
+            a.add(rsi, rbp)?;
+            a.dec(rdi)?;
+            a.jne(page)?;
+            a.hlt()
+        });
+        let second = g.second_vcpu(1);
+        let m = Map::anon(SIZE as usize);
+        eq!(m.advise(0, SIZE as usize, libc::MADV_NOHUGEPAGE), Ok(0));
+        eq!(g.vm.region(SLOT, 0, AT, SIZE, m.addr()), Ok(0));
+        Self { g, second, m }
+    }
+
+    /// Both sweep once, beginning at the same moment: (first page, pages, stride) of each. The second-stage tables are empty before it;
+    /// the host's are not, if `present`.
+    fn go(&self, present: bool, jobs: [(u64, u64, u64); 2]) {
+        eq!(self.g.vm.region(SLOT, 0, AT, 0, 0), Ok(0));
+        if present {
+            self.m.fill(0, SIZE as usize, 0);
+        } else {
+            eq!(self.m.advise(0, SIZE as usize, libc::MADV_DONTNEED), Ok(0));
+        }
+        eq!(self.g.vm.region(SLOT, 0, AT, SIZE, self.m.addr()), Ok(0));
+        let start = Barrier::new(2);
+        std::thread::scope(|s| {
+            for (i, (cpu, (first, pages, stride))) in [&self.g.cpu, &self.second]
+                .into_iter()
+                .zip(jobs)
+                .enumerate()
+            {
+                let start = &start;
+                s.spawn(move || {
+                    crate::must!(sys::pin(0, i));
+                    let mut r = cpu.regs();
+                    (r.rsi, r.rdi, r.rbp, r.rip) = (AT + first, pages, stride, CODE);
+                    cpu.set_regs(&r);
+                    will_spin(cpu);
+                    start.wait();
+                    eq!(cpu.run(), Exit::Hlt);
+                });
+            }
+        });
+    }
+}
+
+const SAME: [(u64, u64, u64); 2] = [(0, PAGES, 4096), (0, PAGES, 4096)];
+const NEIGHBOURS: [(u64, u64, u64); 2] = [(0, PAGES / 2, 8192), (4096, PAGES / 2, 8192)];
+const APART: [(u64, u64, u64); 2] = [(0, PAGES / 2, 4096), (SIZE / 2, PAGES / 2, 4096)];
+
+fn repeat(jobs: [(u64, u64, u64); 2], each: u64) {
+    let two = Two::new();
+    for i in 0..rounds(6, 200) {
+        two.go(i % 2 == 0, jobs);
+        check_pages(&two.m, 0, SIZE, 4096, each);
+    }
+}
+
+fn same() {
+    repeat(SAME, 2);
+}
+
+fn neighbours() {
+    repeat(NEIGHBOURS, 1);
+}
+
+fn apart() {
+    repeat(APART, 1);
+}
+
+/// The kernel's function tracer on some functions, while it lives.
+struct Trace(String);
+
+impl Trace {
+    /// Counts calls of functions whose name fits `pattern`; None if there are none, or no tracer.
+    fn of(pattern: &str) -> Option<Self> {
+        let dir = "/sys/kernel/tracing";
+        if std::fs::metadata(format!("{dir}/current_tracer")).is_err() {
+            super::pages::tool(&["mount", "-t", "tracefs", "none", dir]);
+        }
+        let t = Self(dir.to_owned());
+        let on = t.set("tracing_on", "0")
+            && t.set("set_ftrace_filter", pattern)
+            && t.set("current_tracer", "function")
+            && t.set("buffer_size_kb", "8192")
+            && t.set("trace", "");
+        on.then_some(t)
+    }
+    fn set(&self, file: &str, value: &str) -> bool {
+        set(&format!("{}/{file}", self.0), value)
+    }
+    /// The calls during `f`, one line each.
+    fn calls(&self, f: impl FnOnce()) -> Vec<String> {
+        self.set("trace", "");
+        self.set("tracing_on", "1");
+        f();
+        self.set("tracing_on", "0");
+        let text = std::fs::read_to_string(format!("{}/trace", self.0)).unwrap_or_default();
+        text.lines()
+            .filter(|l| !l.starts_with('#'))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        self.set("tracing_on", "0");
+        self.set("current_tracer", "nop");
+        self.set("set_ftrace_filter", "");
+    }
+}
+
+/// The module's ways into `mmu_lock`.
+const SHARED: &str = "lodge_read_lock";
+const EXCLUSIVE: &str = "lodge_write_lock";
+
+fn no_exclusive_lock() {
+    let Some(trace) = Trace::of(&format!("{SHARED} {EXCLUSIVE}")) else {
+        harness::skip("no function trace, or another KVM's functions")
+    };
+    let two = Two::new();
+    for (name, jobs) in [("apart", APART), ("neighbours", NEIGHBOURS), ("same", SAME)] {
+        for present in [true, false] {
+            let calls = trace.calls(|| {
+                two.go(present, jobs);
+            });
+            let of = |what: &str| calls.iter().filter(|l| l.contains(what)).count() as u64;
+            let (shared, exclusive) = (of(SHARED), of(EXCLUSIVE));
+            check!(
+                shared >= PAGES,
+                "{name}: {shared} shared sections: is the trace complete?"
+            );
+            // To make the slot, and to delete the one before it with what was mapped through it; throwing pages away and stacks of
+            // threads add some. Each of the faults would add one if it were exclusive.
+            check!(
+                exclusive < 64,
+                "{name}: {exclusive} exclusive sections in {shared} faults"
+            );
+        }
+    }
+}
