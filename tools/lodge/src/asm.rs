@@ -16,6 +16,7 @@ use crate::error::Context;
 use crate::input::Keys;
 use crate::machine::{self, End};
 use crate::memory::parse_size;
+use crate::narrow::Cpu;
 use crate::sys::kvm::{MappedVm, RunPage};
 use crate::sys::signals::{stop, Kicks};
 use crate::{state, status, vm};
@@ -71,7 +72,7 @@ pub fn run(args: &AsmArgs) -> Result<u8> {
     vm.memory
         .write_slice(&code, GuestAddress(address))
         .context("code")?;
-    let mut vcpu = vm::create_vcpu(&kvm, &vm)?;
+    let mut vcpu = vm::create_vcpu(&kvm, &vm, &Cpu::host())?;
     let mut sregs = vcpu.get_sregs().ioctl("KVM_GET_SREGS")?;
     cpu::set_segments(&vm.memory, &mut sregs, mode)?;
     vcpu.set_sregs(&sregs).ioctl("KVM_SET_SREGS")?;

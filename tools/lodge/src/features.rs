@@ -148,6 +148,51 @@ impl Word {
     }
 }
 
+/// The register of an entry.
+pub fn value(entry: &kvm_cpuid_entry2, register: Register) -> u32 {
+    match register {
+        Register::Eax => entry.eax,
+        Register::Ebx => entry.ebx,
+        Register::Ecx => entry.ecx,
+        Register::Edx => entry.edx,
+    }
+}
+
+/// Is there a bit of this name?
+pub fn is_known(name: &str) -> bool {
+    !matches!(name, "-" | ".")
+        && WORDS
+            .iter()
+            .any(|w| w.names.split_whitespace().any(|n| n == name))
+}
+
+/// Clears the bits whose names are not `wanted`, and, unless `nameless`, those without a name.
+pub fn keep(entries: &mut [kvm_cpuid_entry2], wanted: impl Fn(&str) -> bool, nameless: bool) {
+    for word in WORDS {
+        let mut names = word.names.split_whitespace();
+        // The bits that repeat another word's are all of its first: leaf 1, EDX.
+        let mut repeated = WORDS[0].names.split_whitespace();
+        let mask = (0..32).fold(0u32, |mask, bit| {
+            let (name, original) = (names.next().unwrap_or("-"), repeated.next().unwrap_or("-"));
+            let keeps = match if name == "." { original } else { name } {
+                "-" => nameless,
+                name => wanted(name),
+            };
+            mask | u32::from(keeps) << bit
+        });
+        for e in entries.iter_mut() {
+            if (e.function, e.index) == (word.function, word.index) {
+                match word.register {
+                    Register::Eax => e.eax &= mask,
+                    Register::Ebx => e.ebx &= mask,
+                    Register::Ecx => e.ecx &= mask,
+                    Register::Edx => e.edx &= mask,
+                }
+            }
+        }
+    }
+}
+
 /// The feature words that `entries` has, with the names of the bits that are set.
 pub fn list(entries: &[kvm_cpuid_entry2]) -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
@@ -156,13 +201,7 @@ pub fn list(entries: &[kvm_cpuid_entry2]) -> Vec<(String, Vec<String>)> {
             .iter()
             .find(|e| e.function == word.function && e.index == word.index);
         if let Some(entry) = entry {
-            let value = match word.register {
-                Register::Eax => entry.eax,
-                Register::Ebx => entry.ebx,
-                Register::Ecx => entry.ecx,
-                Register::Edx => entry.edx,
-            };
-            found.push((word.name(), word.set_bits(value)));
+            found.push((word.name(), word.set_bits(value(entry, word.register))));
         }
     }
     found

@@ -13,6 +13,7 @@ mod info;
 mod input;
 mod machine;
 mod memory;
+mod narrow;
 mod run;
 mod state;
 mod status;

@@ -17,6 +17,7 @@ use crate::error::Context;
 use crate::input::Keys;
 use crate::machine::{End, Machine};
 use crate::memory::parse_size;
+use crate::narrow::{self, Cpu};
 use crate::state;
 use crate::status;
 use crate::sys::kvm::MappedVm;
@@ -44,6 +45,10 @@ pub struct RunArgs {
     /// The size of the guest's memory
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
     memory: u64,
+    /// What of this machine's CPU the guest sees: `host`, `baseline`, or features beside the baseline's by their names in
+    /// /proc/cpuinfo, with commas; `host,-avx` takes away
+    #[arg(long, value_name = "CPU", default_value = "host", value_parser = narrow::parse, allow_hyphen_values = true)]
+    cpu: Cpu,
     /// The KVM device
     #[arg(long, value_name = "FILE", default_value = "/dev/kvm")]
     device: PathBuf,
@@ -58,7 +63,7 @@ pub fn run(args: &RunArgs) -> Result<u8> {
     let vm = vm::create(&kvm, args.memory)?;
     let loaded = load::kernel(&vm.memory, &args.kernel)?;
     let initrd = load::initrd(&vm.memory, args.memory, &loaded, args.initrd.as_deref())?;
-    let vcpu = vm::create_vcpu(&kvm, &vm)?;
+    let vcpu = vm::create_vcpu(&kvm, &vm, &args.cpu)?;
     let cmdline = complete_cmdline(&args.cmdline, vm::tsc_khz(&kvm, &vcpu));
     load::cmdline(&vm.memory, &loaded, &cmdline)?;
     set_entry(&vcpu, &vm.memory, args.memory, &loaded, initrd)?;

@@ -11,6 +11,7 @@ use crate::boot::cpu;
 use crate::cpuid;
 use crate::error::Context;
 use crate::memory;
+use crate::narrow::Cpu;
 use crate::sys::kvm::MappedVm;
 
 /// The version of the interface, the same for all of KVM's history.
@@ -72,10 +73,11 @@ pub fn create(kvm: &Kvm, size: u64) -> Result<MappedVm> {
 }
 
 /// Makes the vCPU: CPUID for a machine without a local APIC, and the registers that do not depend on what it runs.
-pub fn create_vcpu(kvm: &Kvm, vm: &MappedVm) -> Result<VcpuFd> {
+pub fn create_vcpu(kvm: &Kvm, vm: &MappedVm, wanted: &Cpu) -> Result<VcpuFd> {
     let vcpu = vm.fd.create_vcpu(0).ioctl("KVM_CREATE_VCPU")?;
     let mut cpuid = supported_cpuid(kvm)?;
     cpuid::adapt(cpuid.as_mut_slice());
+    wanted.narrow(cpuid.as_mut_slice());
     vcpu.set_cpuid2(&cpuid).ioctl("KVM_SET_CPUID2")?;
     vcpu.set_fpu(&cpu::fpu()).ioctl("KVM_SET_FPU")?;
     set_msrs(&vcpu)?;
