@@ -9,8 +9,9 @@ use super::exit::code;
 use super::hw::{Hw, Resident};
 use super::insn::{self, HostSave, VmcbPage};
 use super::shared::{Shared, SHARED};
-use super::vmcb::{event, intercept, tlb, vintr, Vmcb, VmcbSeg};
+use super::vmcb::{event, intercept, vintr, VmcbSeg};
 use crate::hv::backend::{Backend, Flow, Inject, Shadow, SysSeg, Table};
+use crate::hv::guest_mem::MAX_INSN;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::npt::{Npt, NptConfig};
 use crate::mmu::slots::FLAG_READONLY;
@@ -109,17 +110,17 @@ impl Backend for Svm {
     fn init(hw: &mut Hw, _resident: &Resident, root: u64) -> Result {
         let (iopm, msrpm) = (hw.shared.iopm.phys(), hw.shared.msrpm.phys());
         hw.set_intercept(intercept::ALWAYS, true);
-        let c = hw.control();
+        let v = hw.vmcb();
         // Writes of CR0, CR4 and CR8, which are checked; CR3 needs no exit.
-        c.intercept_cr = 1 << 16 | 1 << 20 | 1 << 24;
-        c.intercept_dr = u32::MAX;
+        v.set_intercept_cr(1 << 16 | 1 << 20 | 1 << 24);
+        v.set_intercept_dr(u32::MAX);
         // #DB and #AC can be raised without end inside of the CPU, and #MC is the host's.
-        c.intercept_exceptions = 1 << 1 | 1 << 17 | 1 << 18;
-        c.iopm_base = iopm;
-        c.msrpm_base = msrpm;
-        c.vintr = vintr::MASKING;
-        c.nested_ctl = 1;
-        c.nested_cr3 = root;
+        v.set_intercept_exceptions(1 << 1 | 1 << 17 | 1 << 18);
+        v.set_iopm_base(iopm);
+        v.set_msrpm_base(msrpm);
+        v.set_vintr(vintr::MASKING);
+        v.set_nested_ctl(1);
+        v.set_nested_cr3(root);
         Ok(())
     }
 
@@ -165,40 +166,36 @@ impl Backend for Svm {
         }
         hw.stale = false;
 
-        let asid = hw.asid.asid;
-        let c = hw.control();
-        c.asid = asid;
-        c.tlb_control = match flush {
-            Tlb::Keep => tlb::KEEP,
-            Tlb::FlushAsid => tlb::FLUSH_ASID,
-            Tlb::FlushAll => tlb::FLUSH_ALL,
-        };
+        let tag = hw.asid;
         let (stepping, guest_tf) = (hw.stepping, switch.regs.rflags & rflags::TF);
-        let s = hw.save();
-        s.rax = switch.regs.get(RAX);
-        s.rsp = switch.regs.get(RSP);
-        s.rip = switch.regs.rip;
-        s.rflags = switch.regs.rflags;
-        s.cr2 = switch.cr2;
-        if stepping {
-            s.rflags |= rflags::TF;
-        }
+        let v = hw.vmcb();
+        v.set_tag(before, tag, flush);
+        v.set_rax(switch.regs.get(RAX));
+        v.set_rsp(switch.regs.get(RSP));
+        v.set_rip(switch.regs.rip);
+        let our_tf = if stepping { rflags::TF } else { 0 };
+        v.set_rflags(switch.regs.rflags | our_tf);
+        v.set_cr2(switch.cr2);
         if !hw.vmcb.run(switch, host_save, irq) {
+            hw.vmcb().forget();
             return code::INVALID;
         }
-        let Vmcb { control, save } = hw.vmcb.get_mut();
-        switch.regs.set(RAX, save.rax);
-        switch.regs.set(RSP, save.rsp);
-        switch.regs.rip = save.rip;
-        switch.regs.rflags = save.rflags;
+        let cached = hw.features.clean_bits;
+        let v = hw.vmcb();
+        switch.regs.set(RAX, v.rax());
+        switch.regs.set(RSP, v.rsp());
+        switch.regs.rip = v.rip();
+        switch.regs.rflags = v.rflags();
         if stepping {
             switch.regs.rflags = switch.regs.rflags & !rflags::TF | guest_tf;
         }
-        switch.cr2 = save.cr2;
-        control.event_inj = 0;
-        let exit = control.exit_code;
+        switch.cr2 = v.cr2();
+        v.set_event_inj(0);
+        let exit = v.exit_code();
+        // Nothing says what of a control block that is refused the CPU keeps.
+        v.ran(cached && exit != code::INVALID);
         if exit == code::INVALID && flush != Tlb::Keep {
-            // Nothing says that a control block is refused after the flush rather than before it.
+            // Nor that it is refused after the flush rather than before it.
             shared.asids.set(irq, asids.restarted());
         }
         if exit == code::EXCEPTION | u64::from(exception::MC) {
@@ -212,17 +209,17 @@ impl Backend for Svm {
     }
 
     fn entry_info(hw: &mut Hw) -> (u32, u32) {
-        let inject = hw.control().event_inj;
+        let inject = hw.vmcb().event_inj();
         (inject as u32, (inject >> 32) as u32)
     }
 
     fn exit_info(hw: &mut Hw, exit: &u64) -> trace::Exit {
-        let c = hw.control();
-        let info = c.exit_int_info;
+        let v = hw.vmcb();
+        let info = v.exit_int_info();
         let error = info & event::VALID != 0 && info & event::ERROR != 0;
         trace::Exit {
-            info1: c.exit_info1,
-            info2: c.exit_info2,
+            info1: v.exit_info1(),
+            info2: v.exit_info2(),
             reason: *exit as u32,
             isa: trace::SVM,
             intr_info: info as u32,
@@ -238,7 +235,7 @@ impl Backend for Svm {
         if *exit != code::IRET {
             hw.finish_iret(switch.regs.rip);
         }
-        let info = hw.control().exit_int_info;
+        let info = hw.vmcb().exit_int_info();
         if matches!(*exit, code::INVALID | code::SHUTDOWN) || info & event::VALID == 0 {
             return None;
         }
@@ -260,51 +257,59 @@ impl Backend for Svm {
         })
     }
 
+    fn fetched_insn(hw: &mut Hw) -> Option<([u8; MAX_INSN], usize)> {
+        if !hw.features.decode_assists {
+            return None;
+        }
+        let (mut bytes, given) = ([0; MAX_INSN], hw.vmcb().insn_bytes());
+        for (to, from) in bytes.iter_mut().zip(given) {
+            *to = *from;
+        }
+        (!given.is_empty()).then_some((bytes, given.len()))
+    }
+
     fn flush_tlb(hw: &mut Hw) {
         hw.stale = true;
     }
 
     fn segment(hw: &mut Hw, seg: Seg) -> Segment {
-        let mut s = hw.save().seg_mut(seg).get();
+        let mut s = hw.vmcb().segment(seg).get();
         match seg {
             // The CPU keeps the granularity bit of CS only as far as the limit shows it.
             Seg::Cs => s.attr = s.attr.with_g(s.limit > 0xfffff),
             // SS carries the privilege level.
-            Seg::Ss => s.attr = s.attr.with_dpl(hw.save().cpl),
+            Seg::Ss => s.attr = s.attr.with_dpl(hw.vmcb().cpl()),
             _ => {}
         }
         s
     }
 
     fn set_segment(hw: &mut Hw, seg: Seg, value: Segment) {
-        let save = hw.save();
-        *save.seg_mut(seg) = VmcbSeg::from(value);
+        let v = hw.vmcb();
+        v.set_segment(seg, VmcbSeg::from(value));
         if seg == Seg::Ss {
-            save.cpl = value.attr.dpl();
+            v.set_cpl(value.attr.dpl());
         }
     }
 
     fn sys_segment(hw: &mut Hw, seg: SysSeg) -> Segment {
-        let save = hw.save();
         match seg {
-            SysSeg::Tr => save.tr.get(),
-            SysSeg::Ldtr => save.ldtr.get(),
+            SysSeg::Tr => hw.vmcb().tr().get(),
+            SysSeg::Ldtr => hw.vmcb().ldtr().get(),
         }
     }
 
     fn set_sys_segment(hw: &mut Hw, seg: SysSeg, value: Segment) {
-        let save = hw.save();
         match seg {
-            SysSeg::Tr => save.tr = VmcbSeg::from(value),
-            SysSeg::Ldtr => save.ldtr = VmcbSeg::from(value),
+            SysSeg::Tr => hw.vmcb().set_tr(VmcbSeg::from(value)),
+            SysSeg::Ldtr => hw.vmcb().set_ldtr(VmcbSeg::from(value)),
         }
     }
 
     fn table(hw: &mut Hw, table: Table) -> TableReg {
-        let save = hw.save();
         let t = match table {
-            Table::Gdt => save.gdtr,
-            Table::Idt => save.idtr,
+            Table::Gdt => hw.vmcb().gdtr(),
+            Table::Idt => hw.vmcb().idtr(),
         };
         TableReg {
             base: t.base,
@@ -313,46 +318,44 @@ impl Backend for Svm {
     }
 
     fn set_table(hw: &mut Hw, table: Table, value: TableReg) {
-        let save = hw.save();
         let t = VmcbSeg {
             base: value.base,
             limit: value.limit.into(),
             ..VmcbSeg::default()
         };
         match table {
-            Table::Gdt => save.gdtr = t,
-            Table::Idt => save.idtr = t,
+            Table::Gdt => hw.vmcb().set_gdtr(t),
+            Table::Idt => hw.vmcb().set_idtr(t),
         }
     }
 
     fn cpl(hw: &mut Hw) -> u8 {
-        hw.save().cpl
+        hw.vmcb().cpl()
     }
 
     fn cr3(hw: &mut Hw) -> u64 {
-        hw.save().cr3
+        hw.vmcb().cr3()
     }
 
     fn set_cr3(hw: &mut Hw, value: u64) {
-        hw.save().cr3 = value;
+        hw.vmcb().set_cr3(value);
     }
 
     fn set_cr8(hw: &mut Hw, value: u64) {
-        let c = hw.control();
-        c.vintr = c.vintr & !vintr::TPR | value & vintr::TPR;
+        let v = hw.vmcb();
+        v.set_vintr(v.vintr() & !vintr::TPR | value & vintr::TPR);
     }
 
     fn set_modes(hw: &mut Hw, cr0: u64, cr4: u64, efer: u64) {
         use crate::model::cr::cr0::{CD, NW};
-        let save = hw.save();
+        let v = hw.vmcb();
         // The guest's cache control must not slow down the host's memory, and a machine check must reach the host.
-        save.cr0 = cr0 & !(CD | NW);
-        save.cr4 = cr4 | insn::host_mce();
-        save.efer = efer | efer::SVME;
+        v.set_cr0(cr0 & !(CD | NW));
+        v.set_cr4(cr4 | insn::host_mce());
+        v.set_efer(efer | efer::SVME);
         // Where that differs from what the guest wrote, reads exit: it is shown its own value.
-        let differs = u32::from(save.cr0 != cr0) | u32::from(save.cr4 != cr4) << 4;
-        let c = hw.control();
-        c.intercept_cr = c.intercept_cr & !(1 | 1 << 4) | differs;
+        let differs = u32::from(v.cr0() != cr0) | u32::from(v.cr4() != cr4) << 4;
+        v.set_intercept_cr(v.intercept_cr() & !(1 | 1 << 4) | differs);
         // A new mode means new translations of linear addresses, which nested tags do not tell apart.
         hw.stale = true;
     }
@@ -360,29 +363,29 @@ impl Backend for Svm {
     fn set_pdptrs(_hw: &mut Hw, _pdptrs: [u64; 4]) {}
 
     fn set_debug(hw: &mut Hw, dr6: u64, dr7: u64) {
-        let save = hw.save();
-        save.dr6 = dr6;
-        save.dr7 = dr7;
+        let v = hw.vmcb();
+        v.set_dr6(dr6);
+        v.set_dr7(dr7);
     }
 
     fn dr6(hw: &mut Hw) -> Option<u64> {
-        Some(hw.save().dr6)
+        Some(hw.vmcb().dr6())
     }
 
     fn hw_msr(hw: &mut Hw, resident: &Resident, msr: HwMsr) -> u64 {
-        let save = hw.save();
+        let v = hw.vmcb();
         match msr {
-            HwMsr::Star => save.star,
-            HwMsr::Lstar => save.lstar,
-            HwMsr::Cstar => save.cstar,
-            HwMsr::Fmask => save.sfmask,
-            HwMsr::KernelGsBase => save.kernel_gs_base,
-            HwMsr::FsBase => save.seg_mut(Seg::Fs).base,
-            HwMsr::GsBase => save.seg_mut(Seg::Gs).base,
-            HwMsr::SysenterCs => save.sysenter_cs,
-            HwMsr::SysenterEsp => save.sysenter_esp,
-            HwMsr::SysenterEip => save.sysenter_eip,
-            HwMsr::Pat => save.g_pat,
+            HwMsr::Star => v.star(),
+            HwMsr::Lstar => v.lstar(),
+            HwMsr::Cstar => v.cstar(),
+            HwMsr::Fmask => v.sfmask(),
+            HwMsr::KernelGsBase => v.kernel_gs_base(),
+            HwMsr::FsBase => v.segment(Seg::Fs).base,
+            HwMsr::GsBase => v.segment(Seg::Gs).base,
+            HwMsr::SysenterCs => v.sysenter_cs(),
+            HwMsr::SysenterEsp => v.sysenter_esp(),
+            HwMsr::SysenterEip => v.sysenter_eip(),
+            HwMsr::Pat => v.g_pat(),
             HwMsr::TscAux => resident.tsc_aux.get(),
             // Kept by the callers.
             HwMsr::Efer | HwMsr::Tsc => 0,
@@ -390,19 +393,19 @@ impl Backend for Svm {
     }
 
     fn set_hw_msr(hw: &mut Hw, resident: &Resident, msr: HwMsr, value: u64) {
-        let save = hw.save();
+        let v = hw.vmcb();
         match msr {
-            HwMsr::Star => save.star = value,
-            HwMsr::Lstar => save.lstar = value,
-            HwMsr::Cstar => save.cstar = value,
-            HwMsr::Fmask => save.sfmask = value,
-            HwMsr::KernelGsBase => save.kernel_gs_base = value,
-            HwMsr::FsBase => save.seg_mut(Seg::Fs).base = value,
-            HwMsr::GsBase => save.seg_mut(Seg::Gs).base = value,
-            HwMsr::SysenterCs => save.sysenter_cs = value,
-            HwMsr::SysenterEsp => save.sysenter_esp = value,
-            HwMsr::SysenterEip => save.sysenter_eip = value,
-            HwMsr::Pat => save.g_pat = value,
+            HwMsr::Star => v.set_star(value),
+            HwMsr::Lstar => v.set_lstar(value),
+            HwMsr::Cstar => v.set_cstar(value),
+            HwMsr::Fmask => v.set_sfmask(value),
+            HwMsr::KernelGsBase => v.set_kernel_gs_base(value),
+            HwMsr::FsBase => v.set_base(Seg::Fs, value),
+            HwMsr::GsBase => v.set_base(Seg::Gs, value),
+            HwMsr::SysenterCs => v.set_sysenter_cs(value),
+            HwMsr::SysenterEsp => v.set_sysenter_esp(value),
+            HwMsr::SysenterEip => v.set_sysenter_eip(value),
+            HwMsr::Pat => v.set_g_pat(value),
             HwMsr::Efer | HwMsr::Tsc => {}
             HwMsr::TscAux => {
                 let preempt = PreemptOff::new();
@@ -416,11 +419,11 @@ impl Backend for Svm {
     }
 
     fn set_tsc_offset(hw: &mut Hw, offset: u64) {
-        hw.control().tsc_offset = offset;
+        hw.vmcb().set_tsc_offset(offset);
     }
 
     fn shadow(hw: &mut Hw) -> Shadow {
-        let on = hw.control().int_state & 1 != 0;
+        let on = hw.vmcb().int_state() & 1 != 0;
         Shadow {
             sti: on,
             mov_ss: on,
@@ -428,8 +431,8 @@ impl Backend for Svm {
     }
 
     fn set_shadow(hw: &mut Hw, shadow: Shadow) {
-        let c = hw.control();
-        c.int_state = c.int_state & !1 | u64::from(shadow.sti || shadow.mov_ss);
+        let v = hw.vmcb();
+        v.set_int_state(v.int_state() & !1 | u64::from(shadow.sti || shadow.mov_ss));
     }
 
     fn inject(hw: &mut Hw, what: Inject) {
@@ -451,13 +454,13 @@ impl Backend for Svm {
                 event::NMI | 2
             }
         };
-        hw.control().event_inj = event::VALID | v;
+        hw.vmcb().set_event_inj(event::VALID | v);
     }
 
     fn cancel_injection(hw: &mut Hw) {
-        let c = hw.control();
-        let nmi = c.event_inj & (event::VALID | event::TYPE) == event::VALID | event::NMI;
-        c.event_inj = 0;
+        let v = hw.vmcb();
+        let nmi = v.event_inj() & (event::VALID | event::TYPE) == event::VALID | event::NMI;
+        v.set_event_inj(0);
         if nmi {
             Self::set_nmi_masked(hw, false);
         }
@@ -475,13 +478,13 @@ impl Backend for Svm {
 
     fn set_irq_window(hw: &mut Hw, on: bool) {
         hw.set_intercept(intercept::VINTR, on);
-        let c = hw.control();
-        if on {
-            // A virtual interrupt that is never delivered: it exits when it could be.
-            c.vintr |= vintr::IRQ | vintr::IGNORE_TPR;
+        // A virtual interrupt that is never delivered: it exits when it could be.
+        let (bits, v) = (vintr::IRQ | vintr::IGNORE_TPR, hw.vmcb());
+        v.set_vintr(if on {
+            v.vintr() | bits
         } else {
-            c.vintr &= !(vintr::IRQ | vintr::IGNORE_TPR);
-        }
+            v.vintr() & !bits
+        });
     }
 
     fn set_nmi_window(hw: &mut Hw, on: bool) {

@@ -12,6 +12,8 @@ pub mod code {
     pub const WRITE_CR15: u64 = 0x1f;
     /// Read of DR0; DRn is this plus n.
     pub const READ_DR0: u64 = 0x20;
+    /// Write of DR0; DRn is this plus n.
+    pub const WRITE_DR0: u64 = 0x30;
     /// Write of DR15, the last.
     pub const WRITE_DR15: u64 = 0x3f;
     /// Exception 0; vector n is this plus n.
@@ -36,10 +38,14 @@ pub mod code {
     pub const RSM: u64 = 0x73;
     /// IRET.
     pub const IRET: u64 = 0x74;
+    /// INT n.
+    pub const INT_N: u64 = 0x75;
     /// INVD.
     pub const INVD: u64 = 0x76;
     /// HLT.
     pub const HLT: u64 = 0x78;
+    /// INVLPG.
+    pub const INVLPG: u64 = 0x79;
     /// INVLPGA.
     pub const INVLPGA: u64 = 0x7a;
     /// Port I/O.
@@ -108,9 +114,97 @@ impl IoInfo {
     }
 }
 
+/// What a CPU with decode assists tells of an intercepted instruction in EXITINFO1 ("Decode Assists"). Without them the field
+/// means nothing at these exits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assist {
+    /// MOV to or from a control register.
+    Cr {
+        /// The control register.
+        cr: u8,
+        /// MOV to it.
+        write: bool,
+        /// The general register.
+        gpr: u8,
+    },
+    /// MOV to or from a debug register.
+    Dr {
+        /// The debug register.
+        dr: u8,
+        /// MOV to it.
+        write: bool,
+        /// The general register.
+        gpr: u8,
+    },
+    /// INVLPG.
+    Invlpg {
+        /// The linear address.
+        linear: u64,
+    },
+    /// INT n.
+    Int {
+        /// Its n.
+        vector: u8,
+    },
+}
+
+impl Assist {
+    /// Takes EXITINFO1 of an exit with `code` apart. None: the exit has no such information, which is so of CLTS, LMSW and
+    /// SMSW among the accesses to CR0.
+    pub const fn decode(code: u64, info: u64) -> Option<Self> {
+        /// The access is by MOV.
+        const MOV: u64 = 1 << 63;
+        let (number, gpr) = ((code & 15) as u8, (info & 15) as u8);
+        match code {
+            code::READ_CR0..=code::WRITE_CR15 if info & MOV != 0 => Some(Self::Cr {
+                cr: number,
+                write: code >= code::WRITE_CR0,
+                gpr,
+            }),
+            code::READ_DR0..=code::WRITE_DR15 => Some(Self::Dr {
+                dr: number,
+                write: code >= code::WRITE_DR0,
+                gpr,
+            }),
+            code::INVLPG => Some(Self::Invlpg { linear: info }),
+            code::INT_N => Some(Self::Int { vector: info as u8 }),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn assists() {
+        const MOV: u64 = 1 << 63;
+        let cr = |cr, write, gpr| Some(Assist::Cr { cr, write, gpr });
+        let dr = |dr, write, gpr| Some(Assist::Dr { dr, write, gpr });
+        assert_eq!(Assist::decode(0x00, MOV), cr(0, false, 0));
+        assert_eq!(Assist::decode(0x08, MOV | 15), cr(8, false, 15));
+        assert_eq!(Assist::decode(0x10, MOV | 3), cr(0, true, 3));
+        assert_eq!(Assist::decode(0x18, MOV | 9), cr(8, true, 9));
+        // CLTS, LMSW, SMSW: the general register means nothing.
+        assert_eq!(Assist::decode(0x10, 3), None);
+        assert_eq!(Assist::decode(0x00, 3), None);
+        assert_eq!(Assist::decode(0x27, 5), dr(7, false, 5));
+        assert_eq!(Assist::decode(0x36, 14), dr(6, true, 14));
+        let linear = 0xffff_8000_0000_1000;
+        assert_eq!(
+            Assist::decode(0x79, linear),
+            Some(Assist::Invlpg { linear })
+        );
+        assert_eq!(
+            Assist::decode(0x75, 0x80),
+            Some(Assist::Int { vector: 0x80 })
+        );
+        // Exits whose EXITINFO1 says something else, or nothing.
+        for code in [0x40, 0x5f, 0x72, 0x7b, 0x7c, 0x400] {
+            assert_eq!(Assist::decode(code, MOV | 1), None);
+        }
+    }
 
     #[test]
     fn io_info() {

@@ -5,7 +5,7 @@
 use kernel::prelude::*;
 
 use super::backend::Svm;
-use super::exit::{code, IoInfo};
+use super::exit::{code, Assist, IoInfo};
 use crate::hv::backend::{Backend, Flow};
 use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
@@ -32,7 +32,7 @@ pub(super) fn handle(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
             Ok(Flow::Resume)
         }
         code::MSR => {
-            let write = cx.state.hw.control().exit_info1 & 1 != 0;
+            let write = cx.state.hw.vmcb().exit_info1() & 1 != 0;
             if write {
                 after(cx, Kind::Wrmsr, msr::wrmsr)
             } else {
@@ -47,7 +47,7 @@ pub(super) fn handle(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
 
 fn rare(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
     match exit {
-        code::READ_CR0..=code::WRITE_DR15 => cx.emulate(),
+        code::READ_CR0..=code::WRITE_DR15 => register_access(cx, exit),
         code::EXCEPTION..=code::EXCEPTION_LAST => Ok(exception(cx, (exit & 0x1f) as u8)),
         // Taken by the host when interrupts were enabled again.
         code::SMI | code::INIT => Ok(Flow::Resume),
@@ -88,6 +88,30 @@ fn rare(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
     }
 }
 
+/// An access to a control or debug register: known from the decode assists, or emulated.
+fn register_access(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
+    let (rip, hw) = (cx.state.switch.regs.rip, &mut cx.state.hw);
+    let features = hw.features;
+    let (info, next) = (hw.vmcb().exit_info1(), hw.vmcb().next_rip());
+    if !features.decode_assists || !features.nrip_save || next == 0 {
+        return cx.emulate();
+    }
+    let done = match Assist::decode(exit, info) {
+        Some(Assist::Cr {
+            cr,
+            write: true,
+            gpr,
+        }) => {
+            let value = cx.gpr(gpr);
+            cx.write_cr(cr, value)
+        }
+        Some(Assist::Cr { cr, gpr, .. }) => cx.read_cr(cr).map(|v| cx.set_gpr(gpr, v)),
+        Some(Assist::Dr { dr, write, gpr }) => cx.access_dr(dr, write, gpr),
+        _ => return cx.emulate(),
+    };
+    Ok(cx.conclude(done, next.wrapping_sub(rip) as u8 & 0xf))
+}
+
 fn skip(cx: &mut Cx<'_>, len: u8) -> Result<Flow> {
     cx.skip(len);
     Ok(Flow::Resume)
@@ -101,7 +125,7 @@ fn after(
     then: impl FnOnce(&mut Cx<'_>, u8) -> Result<Flow>,
 ) -> Result<Flow> {
     let (rip, nrip_save) = (cx.state.switch.regs.rip, cx.state.hw.features.nrip_save);
-    let next = cx.state.hw.control().next_rip;
+    let next = cx.state.hw.vmcb().next_rip();
     if nrip_save && next != 0 {
         return then(cx, next.wrapping_sub(rip) as u8 & 0xf);
     }
@@ -118,20 +142,20 @@ fn after(
 
 /// Nested page fault.
 fn npf(cx: &mut Cx<'_>) -> Result<Flow> {
-    let c = cx.state.hw.control();
-    let fault = SecondStageFault::from_npf(c.exit_info1, c.exit_info2);
+    let v = cx.state.hw.vmcb();
+    let fault = SecondStageFault::from_npf(v.exit_info1(), v.exit_info2());
     fault::second_stage(cx, fault)
 }
 
 /// Port I/O. String forms need the emulator: their operands are in memory.
 fn io(cx: &mut Cx<'_>) -> Result<Flow> {
     cx.count(Stat::IoExits);
-    let (rip, c) = (cx.state.switch.regs.rip, cx.state.hw.control());
-    let info = IoInfo::decode(c.exit_info1);
+    let (rip, v) = (cx.state.switch.regs.rip, cx.state.hw.vmcb());
+    let (info, next) = (IoInfo::decode(v.exit_info1()), v.exit_info2());
     if info.string {
         return cx.emulate_port_io();
     }
-    let len = c.exit_info2.wrapping_sub(rip) as u8 & 0xf;
+    let len = next.wrapping_sub(rip) as u8 & 0xf;
     Ok(cx.port(info.port, info.input, info.size, len))
 }
 

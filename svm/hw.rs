@@ -6,7 +6,7 @@ use super::asid::VcpuAsid;
 use super::features::Features;
 use super::insn::VmcbPage;
 use super::shared::Shared;
-use super::vmcb::{intercept, Control, Save};
+use super::vmcb::{intercept, Vmcb};
 use crate::sys::cpu::{Flag, Word};
 
 /// A vCPU's hardware state.
@@ -34,24 +34,18 @@ pub(crate) struct Resident {
 }
 
 impl Hw {
-    pub(super) fn save(&mut self) -> &mut Save {
-        &mut self.vmcb.get_mut().save
-    }
-
-    pub(super) fn control(&mut self) -> &mut Control {
-        &mut self.vmcb.get_mut().control
+    /// The control block as a register file.
+    pub(super) fn vmcb(&mut self) -> &mut Vmcb {
+        self.vmcb.get_mut()
     }
 
     pub(super) fn set_intercept(&mut self, bits: u64, on: bool) {
-        let c = self.control();
-        let mut v = u64::from(c.intercept1) | u64::from(c.intercept2) << 32;
-        if on {
-            v |= bits;
+        let v = self.vmcb();
+        v.set_intercepts(if on {
+            v.intercepts() | bits
         } else {
-            v &= !bits;
-        }
-        c.intercept1 = v as u32;
-        c.intercept2 = (v >> 32) as u32;
+            v.intercepts() & !bits
+        });
     }
 
     /// The guest is about to execute the IRET that ends NMI blocking.

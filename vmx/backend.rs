@@ -14,6 +14,7 @@ use super::setup::{self, GuestMsr, Init, ThreadCell};
 use super::shared::{options, read_caps, refused, Shared, Vpid, SHARED};
 use super::vmcs::{Fields, Vmcs};
 use crate::hv::backend::{Backend, Flow, Inject, Shadow, SysSeg, Table};
+use crate::hv::guest_mem::MAX_INSN;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::ept::{Ept, EptConfig};
 use crate::mmu::vm_mmu::MmuConfig;
@@ -355,6 +356,10 @@ impl Backend for Vmx {
             error,
             insn_len,
         })
+    }
+
+    fn fetched_insn(_hw: &mut Hw) -> Option<([u8; MAX_INSN], usize)> {
+        None
     }
 
     fn flush_tlb(hw: &mut Hw) {

@@ -131,48 +131,20 @@ fn io(cx: &mut Cx<'_>, len: u8) -> Result<Flow> {
     }
 }
 
-/// Finishes an instruction that may have been refused.
-fn finish(cx: &mut Cx<'_>, done: core::result::Result<(), Exception>, len: u8) -> Flow {
-    match done {
-        Ok(()) => cx.skip(len),
-        Err(e) => cx.raise(e),
-    }
-    Flow::Resume
-}
-
-/// A general register, as wide as instructions that have no operand size see it.
-fn gpr(cx: &mut Cx<'_>, n: u8) -> u64 {
-    let value = cx.state.switch.regs.get(n);
-    if cx.is_64bit() {
-        value
-    } else {
-        value & 0xffff_ffff
-    }
-}
-
-fn set_gpr(cx: &mut Cx<'_>, n: u8, value: u64) {
-    let value = if cx.is_64bit() {
-        value
-    } else {
-        value & 0xffff_ffff
-    };
-    cx.state.switch.regs.set(n, value);
-}
-
 fn cr_access(cx: &mut Cx<'_>, len: u8) -> Result<Flow> {
     let qualification = cx.state.hw.vmcs.read(f::EXIT_QUALIFICATION);
     let old_cr0 = cx.state.controls.cr0;
     let old_cr8 = cx.state.controls.cr8;
     let done = match CrAccess::decode(qualification) {
         CrAccess::MovTo { cr, gpr: n } => {
-            let value = gpr(cx, n);
+            let value = cx.gpr(n);
             cx.write_cr(cr, value)
         }
-        CrAccess::MovFrom { cr, gpr: n } => cx.read_cr(cr).map(|v| set_gpr(cx, n, v)),
+        CrAccess::MovFrom { cr, gpr: n } => cx.read_cr(cr).map(|v| cx.set_gpr(n, v)),
         CrAccess::Clts => cx.write_cr(0, old_cr0 & !cr0::TS),
         CrAccess::Lmsw { source } => cx.write_cr(0, lmsw(old_cr0, source)),
     };
-    let flow = finish(cx, done, len);
+    let flow = cx.conclude(done, len);
     if cx.state.controls.cr8 < old_cr8 {
         // User space's interrupt controller may have an interrupt that was masked by priority.
         cx.run.set_reason(uapi::KVM_EXIT_SET_TPR);
@@ -184,15 +156,8 @@ fn cr_access(cx: &mut Cx<'_>, len: u8) -> Result<Flow> {
 fn dr_access(cx: &mut Cx<'_>, len: u8) -> Flow {
     let qualification = cx.state.hw.vmcs.read(f::EXIT_QUALIFICATION);
     let access = DrAccess::decode(qualification);
-    let done = if Vmx::cpl(&mut cx.state.hw) != 0 {
-        Err(Exception::protection(0))
-    } else if access.read {
-        cx.read_dr(access.dr).map(|v| set_gpr(cx, access.gpr, v))
-    } else {
-        let value = gpr(cx, access.gpr);
-        cx.write_dr(access.dr, value)
-    };
-    finish(cx, done, len)
+    let done = cx.access_dr(access.dr, !access.read, access.gpr);
+    cx.conclude(done, len)
 }
 
 /// An NMI, or an exception that is intercepted so that it cannot be raised without end inside of the CPU.

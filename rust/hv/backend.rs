@@ -8,6 +8,7 @@
 
 use kernel::prelude::*;
 
+use crate::hv::guest_mem::MAX_INSN;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::pte::PteFormat;
 use crate::mmu::vm_mmu::MmuConfig;
@@ -124,6 +125,9 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     /// What the CPU was delivering when it exited (EXITINTINFO, IDT-vectoring information). Called right after each exit;
     /// also brings [`Backend::nmi_masked`] up to date.
     fn vectoring(hw: &mut Self::Hw, switch: &Switch, exit: &Self::Exit) -> Option<Vectoring>;
+    /// The bytes of the instruction that accessed memory when the guest exited by a second-stage fault, and how many there are,
+    /// where the CPU tells (AMD's decode assists).
+    fn fetched_insn(hw: &mut Self::Hw) -> Option<([u8; MAX_INSN], usize)>;
     /// The guest's translations in the TLB are stale, on whatever CPU it runs next.
     fn flush_tlb(hw: &mut Self::Hw);
 

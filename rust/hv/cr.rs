@@ -158,6 +158,48 @@ impl<B: Backend> Loaded<'_, B> {
         Ok(())
     }
 
+    /// MOV between debug register `n` and general register `gpr`.
+    pub(crate) fn access_dr(&mut self, n: u8, write: bool, gpr: u8) -> Result<(), Refused> {
+        if B::cpl(&mut self.state.hw) != 0 {
+            return Err(gp(()));
+        }
+        if write {
+            let value = self.gpr(gpr);
+            self.write_dr(n, value)
+        } else {
+            self.read_dr(n).map(|v| self.set_gpr(gpr, v))
+        }
+    }
+
+    /// A general register, as wide as instructions that have no operand size see it.
+    pub(crate) fn gpr(&mut self, n: u8) -> u64 {
+        let value = self.state.switch.regs.get(n);
+        if self.is_64bit() {
+            value
+        } else {
+            value & 0xffff_ffff
+        }
+    }
+
+    /// Sets it.
+    pub(crate) fn set_gpr(&mut self, n: u8, value: u64) {
+        let value = if self.is_64bit() {
+            value
+        } else {
+            value & 0xffff_ffff
+        };
+        self.state.switch.regs.set(n, value);
+    }
+
+    /// Finishes an instruction of `len` bytes that may have been refused.
+    pub(crate) fn conclude(&mut self, done: Result<(), Refused>, len: u8) -> Flow {
+        match done {
+            Ok(()) => self.skip(len),
+            Err(e) => self.raise(e),
+        }
+        Flow::Resume
+    }
+
     /// Sets XCR0, which was checked.
     pub(crate) fn set_xcr0(&mut self, value: u64) {
         self.state.controls.xcr0 = value;

@@ -39,6 +39,22 @@ impl<B: Backend> Loaded<'_, B> {
         self.start_job()
     }
 
+    /// Emulates the instruction whose data access ended the guest's run. Where the CPU tells the bytes that it fetched, they are what
+    /// it executed, whatever is at RIP by now.
+    pub(crate) fn emulate_access(&mut self) -> Result<Flow> {
+        self.state.port_checked = false;
+        if let Some((bytes, len)) = B::fetched_insn(&mut self.state.hw) {
+            let context = self.context();
+            let bytes = bytes.get(..len).unwrap_or(&bytes);
+            // Fewer than the instruction has, at the end of a page for one: then it is fetched.
+            if let Ok(job) = Job::new(bytes, &self.state.switch.regs, &context) {
+                *self.state.job = Some(job);
+                return self.drive_job(Answer::Start);
+            }
+        }
+        self.start_job()
+    }
+
     /// Emulates the instruction at RIP, which the CPU was allowed to do port I/O with.
     pub(crate) fn emulate_port_io(&mut self) -> Result<Flow> {
         self.state.port_checked = true;

@@ -33,7 +33,7 @@ pub(crate) fn second_stage<B: Backend>(
         FaultOutcome::Retry => Ok(Flow::Resume),
         FaultOutcome::NoSlot | FaultOutcome::ReadonlyWrite => {
             cx.count(Stat::PfEmulate);
-            cx.emulate()
+            cx.emulate_access()
         }
         FaultOutcome::BadHva => Err(EFAULT),
         FaultOutcome::HwPoison => Err(EHWPOISON),
