@@ -38,7 +38,11 @@ impl kernel::Module for Lodge {
         if sys::cpu::has_svm() {
             return Ok(Lodge(hv::device::load::<svm::Svm>()?));
         }
-        pr_err!("the CPU has neither Intel VMX nor AMD SVM (or the firmware disabled it)\n");
+        // The kernel forgets a feature that the firmware has locked away; CPUID does not.
+        match sys::cpu::cpuid_virtualization() {
+            Some(name) => pr_err!("the firmware disabled {name}: switch it on in its set-up\n"),
+            None => pr_err!("the CPU has neither Intel VMX nor AMD SVM\n"),
+        }
         Err(EOPNOTSUPP)
     }
 }

@@ -24,6 +24,7 @@ use crate::model::msr::HwMsr;
 use crate::model::regs::{rflags, Seg, Segment, TableReg, RAX, RSP};
 use crate::sys::cpu::{self, Flag, IrqOff, PreemptOff, Word};
 use crate::sys::global::clear_at_unload;
+use crate::sys::params::InUse;
 use crate::sys::switch::Switch;
 use crate::sys::trace;
 use crate::sys::virt::CpuVirt;
@@ -65,6 +66,14 @@ impl Backend for Svm {
 
     fn withheld(none: Caps) -> Caps {
         none
+    }
+
+    fn in_use() -> InUse {
+        SHARED.get().map_or(InUse::default(), |s| InUse {
+            second_stage: s.features.npt,
+            nrips: s.features.nrip_save,
+            ..InUse::default()
+        })
     }
 
     fn teardown() {

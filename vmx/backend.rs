@@ -26,6 +26,7 @@ use crate::model::msr::HwMsr;
 use crate::model::regs::{rflags, Attr, Seg, Segment, TableReg};
 use crate::sys::cpu::{self, IrqOff, PreemptOff};
 use crate::sys::page::Pages;
+use crate::sys::params::InUse;
 use crate::sys::switch::Switch;
 use crate::sys::trace;
 use crate::sys::virt::CpuVirt;
@@ -122,6 +123,16 @@ impl Backend for Vmx {
             none.set(features::INVPCID, true);
         }
         none
+    }
+
+    fn in_use() -> InUse {
+        SHARED.get().map_or(InUse::default(), |s| InUse {
+            second_stage: s.controls.secondary & secondary::EPT != 0,
+            access_dirty: s.controls.ept_ad,
+            vpid: s.controls.vpid != VpidFlush::None,
+            unrestricted_guest: s.controls.secondary & secondary::UNRESTRICTED_GUEST != 0,
+            ..InUse::default()
+        })
     }
 
     fn teardown() {

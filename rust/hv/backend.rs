@@ -17,6 +17,7 @@ use crate::model::features::Caps;
 use crate::model::msr::HwMsr;
 use crate::model::regs::{Seg, Segment, TableReg};
 use crate::sys::cpu::{IrqOff, PreemptOff};
+use crate::sys::params::InUse;
 use crate::sys::switch::Switch;
 use crate::sys::trace;
 use crate::sys::virt::CpuVirt;
@@ -89,6 +90,8 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn setup() -> Result;
     /// Features that the host has and this backend cannot give to a guest, added to `none`.
     fn withheld(none: Caps) -> Caps;
+    /// What it uses of the features that a parameter can switch off.
+    fn in_use() -> InUse;
     /// Gives back what [`Backend::setup`] took.
     fn teardown();
     /// The second-stage tables' format and limits.

@@ -68,7 +68,7 @@ pub(crate) fn load<B: Backend>() -> Result<Loaded> {
             pr_err!("virtualization cannot be turned on (is it disabled by the firmware?)\n");
         }
     })?;
-    let shown = params::Shown::new(B::INTEL)?;
+    let shown = params::Shown::new(B::INTEL, &B::in_use())?;
     let stats = stats::Directory::new()?;
     let node = DevKvm::register::<Device<B>>()?;
     pr_info!("Lodge, {}\n", B::VENDOR);

@@ -265,6 +265,17 @@ pub(crate) fn cpuid(leaf: u32, index: u32) -> [u32; 4] {
     out
 }
 
+/// The virtualization extension that CPUID names, whether or not it can be used.
+pub(crate) fn cpuid_virtualization() -> Option<&'static str> {
+    let [_, _, ecx, _] = cpuid(1, 0);
+    let [_, _, extended_ecx, _] = cpuid(0x8000_0001, 0);
+    match (ecx >> 5 & 1, extended_ecx >> 2 & 1) {
+        (1, _) => Some("VMX"),
+        (_, 1) => Some("SVM"),
+        _ => None,
+    }
+}
+
 pub(crate) use ffi::{
     lodge_cpu as current_cpu, lodge_five_level as five_level, lodge_has_pku as has_pku,
     lodge_has_svm as has_svm, lodge_has_vmx as has_vmx, lodge_has_xsave as has_xsave,

@@ -53,33 +53,85 @@ MODULE_PARM_DESC(unrestricted_guest, "Run real mode directly (Intel); Lodge refu
 
 const struct lodge_params *lodge_params(void) { return &params; }
 
+/*
+ * What an in-tree module tells of things that are not here: fixed values, which a load may repeat but not change.
+ */
+static int fixed_set(const char *text, const struct kernel_param *kp)
+{
+	bool value;
+	int r = kstrtobool(text, &value);
+
+	if (r)
+		return r;
+	return value == *(const bool *)kp->arg ? 0 : -EOPNOTSUPP;
+}
+
+static const struct kernel_param_ops fixed_ops = { .set = fixed_set, .get = param_get_bool };
+static bool no;
+
+module_param_cb(enable_pmu, &fixed_ops, &no, 0444);
+MODULE_PARM_DESC(enable_pmu, "Virtual performance counters: not there");
+module_param_cb(enable_vmware_backdoor, &fixed_ops, &no, 0444);
+MODULE_PARM_DESC(enable_vmware_backdoor, "VMware's backdoor port: not there");
+module_param_cb(eager_page_split, &fixed_ops, &no, 0444);
+MODULE_PARM_DESC(eager_page_split, "Split large pages when dirty logging begins: not there, they are split when written");
+
 static struct kobject vendor_kobj;
 static bool vendor_shown;
+static struct lodge_in_use in_use;
 
-static ssize_t flag_show(bool v, char *buf) { return sysfs_emit(buf, "%c\n", v ? 'Y' : 'N'); }
-
-#define FLAG(_name, _field)									\
-	static ssize_t _name##_show(struct kobject *k, struct kobj_attribute *a, char *buf)	\
+/* A file of a vendor's module, in the format that the in-tree module has for it: tests parse it. */
+#define SHOWN(_id, _name, _format, _value)							\
+	static ssize_t _id##_show(struct kobject *k, struct kobj_attribute *a, char *buf)	\
 	{											\
-		return flag_show(_field, buf);							\
+		return sysfs_emit(buf, _format "\n", _value);					\
 	}											\
-	static struct kobj_attribute _name##_attr = __ATTR_RO(_name)
+	static struct kobj_attribute _id##_attr = __ATTR(_name, 0444, _id##_show, NULL)
+#define FLAG(_vendor, _name, _value) SHOWN(_vendor##_##_name, _name, "%c", (_value) ? 'Y' : 'N')
+#define NUMBER(_vendor, _name, _value) SHOWN(_vendor##_##_name, _name, "%d", _value)
 
-FLAG(npt, params.second_stage);
-FLAG(nrips, params.nrips);
-FLAG(avic, false);
-FLAG(lbrv, false);
-FLAG(ept, params.second_stage);
-FLAG(eptad, params.access_dirty);
-FLAG(vpid, params.vpid);
-FLAG(unrestricted_guest, params.unrestricted_guest);
-FLAG(nested, false);
+FLAG(amd, npt, in_use.second_stage);
+NUMBER(amd, nrips, in_use.nrips);
+FLAG(amd, intercept_smi, true);
+FLAG(amd, avic, false);
+NUMBER(amd, lbrv, 0);
+NUMBER(amd, nested, 0);
+NUMBER(amd, vgif, 0);
+NUMBER(amd, vls, 0);
+FLAG(amd, vnmi, false);
+NUMBER(amd, tsc_scaling, 0);
+FLAG(amd, sev, false);
+FLAG(amd, sev_es, false);
+FLAG(amd, sev_snp, false);
+FLAG(amd, enable_mediated_pmu, false);
+
+FLAG(intel, ept, in_use.second_stage);
+FLAG(intel, eptad, in_use.access_dirty);
+FLAG(intel, vpid, in_use.vpid);
+FLAG(intel, unrestricted_guest, in_use.unrestricted_guest);
+FLAG(intel, vnmi, true);
+FLAG(intel, enable_apicv, false);
+FLAG(intel, flexpriority, false);
+FLAG(intel, emulate_invalid_guest_state, false);
+FLAG(intel, nested, false);
+FLAG(intel, enable_shadow_vmcs, false);
+FLAG(intel, pml, false);
+FLAG(intel, preemption_timer, false);
+FLAG(intel, sgx, false);
+FLAG(intel, enable_mediated_pmu, false);
+FLAG(intel, allow_smaller_maxphyaddr, false);
 
 static struct attribute *amd_attrs[] = {
-	&npt_attr.attr, &nrips_attr.attr, &avic_attr.attr, &lbrv_attr.attr, &nested_attr.attr, NULL,
+	&amd_npt_attr.attr, &amd_nrips_attr.attr, &amd_intercept_smi_attr.attr, &amd_avic_attr.attr, &amd_lbrv_attr.attr,
+	&amd_nested_attr.attr, &amd_vgif_attr.attr, &amd_vls_attr.attr, &amd_vnmi_attr.attr, &amd_tsc_scaling_attr.attr,
+	&amd_sev_attr.attr, &amd_sev_es_attr.attr, &amd_sev_snp_attr.attr, &amd_enable_mediated_pmu_attr.attr, NULL,
 };
 static struct attribute *intel_attrs[] = {
-	&ept_attr.attr, &eptad_attr.attr, &vpid_attr.attr, &unrestricted_guest_attr.attr, &nested_attr.attr, NULL,
+	&intel_ept_attr.attr, &intel_eptad_attr.attr, &intel_vpid_attr.attr, &intel_unrestricted_guest_attr.attr,
+	&intel_vnmi_attr.attr, &intel_enable_apicv_attr.attr, &intel_flexpriority_attr.attr,
+	&intel_emulate_invalid_guest_state_attr.attr, &intel_nested_attr.attr, &intel_enable_shadow_vmcs_attr.attr,
+	&intel_pml_attr.attr, &intel_preemption_timer_attr.attr, &intel_sgx_attr.attr,
+	&intel_enable_mediated_pmu_attr.attr, &intel_allow_smaller_maxphyaddr_attr.attr, NULL,
 };
 static const struct attribute_group amd_group = { .name = "parameters", .attrs = amd_attrs };
 static const struct attribute_group intel_group = { .name = "parameters", .attrs = intel_attrs };
@@ -88,10 +140,11 @@ static void vendor_release(struct kobject *k) {}
 static const struct kobj_type vendor_type = { .release = vendor_release, .sysfs_ops = &kobj_sysfs_ops };
 
 /* Shows /sys/module/kvm_intel/parameters or /sys/module/kvm_amd/parameters. Task context. */
-int lodge_params_show_vendor(bool intel)
+int lodge_params_show_vendor(bool intel, const struct lodge_in_use *now)
 {
 	int r;
 
+	in_use = *now;
 	vendor_kobj.kset = THIS_MODULE->mkobj.kobj.kset;
 	r = kobject_init_and_add(&vendor_kobj, &vendor_type, NULL, intel ? "kvm_intel" : "kvm_amd");
 	if (!r)

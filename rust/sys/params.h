@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Module parameters; rust/sys/params.rs mirrors the struct. */
+/* Module parameters; rust/sys/params.rs mirrors the structs. */
 #ifndef LODGE_PARAMS_H
 #define LODGE_PARAMS_H
 
@@ -17,7 +17,16 @@ struct lodge_params {
 	bool unrestricted_guest;
 };
 
+/* What the CPU and the parameters together came to. */
+struct lodge_in_use {
+	bool second_stage;
+	bool access_dirty;
+	bool vpid;
+	bool nrips;
+	bool unrestricted_guest;
+};
+
 const struct lodge_params *lodge_params(void);
-int lodge_params_show_vendor(bool intel);
+int lodge_params_show_vendor(bool intel, const struct lodge_in_use *now);
 void lodge_params_hide_vendor(void);
 #endif

@@ -33,9 +33,27 @@ pub(crate) struct Params {
 
 const _: () = assert!(size_of::<Params>() == 12);
 
+/// What the CPU and the parameters together came to: `struct lodge_in_use`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct InUse {
+    /// Nested paging, extended page tables.
+    pub(crate) second_stage: bool,
+    /// Accessed and dirty bits in extended page tables.
+    pub(crate) access_dirty: bool,
+    /// Virtual processor identifiers.
+    pub(crate) vpid: bool,
+    /// The next RIP is taken from the VMCB.
+    pub(crate) nrips: bool,
+    /// Real mode runs directly.
+    pub(crate) unrestricted_guest: bool,
+}
+
+const _: () = assert!(size_of::<InUse>() == 5);
+
 unsafe extern "C" {
     safe fn lodge_params() -> *const Params;
-    fn lodge_params_show_vendor(intel: bool) -> c_int;
+    fn lodge_params_show_vendor(intel: bool, now: *const InUse) -> c_int;
     fn lodge_params_hide_vendor();
 }
 
@@ -50,9 +68,9 @@ pub(crate) struct Shown(());
 
 impl Shown {
     /// Shows them.
-    pub(crate) fn new(intel: bool) -> Result<Self> {
-        // SAFETY: called once at load.
-        to_result(unsafe { lodge_params_show_vendor(intel) })?;
+    pub(crate) fn new(intel: bool, now: &InUse) -> Result<Self> {
+        // SAFETY: called once at load; the struct is copied.
+        to_result(unsafe { lodge_params_show_vendor(intel, now) })?;
         Ok(Self(()))
     }
 }

@@ -7,6 +7,7 @@
 //! selftests --list [PATTERN...]          their names
 //! selftests bench [--quick] [EXIT]       measure this KVM
 //! selftests bench-table OURS IN-TREE     compare two measurements
+//! selftests end WAY [KERNEL INITRD]      end the machine while VMs run: reboot, crash, kexec, crash-kexec
 //! selftests ab [PATTERN...]              run the deterministic ones and record every call
 //! selftests ab-diff REFERENCE OURS ERRATA   compare two records; only explained differences are allowed
 //! ```
@@ -62,6 +63,9 @@ fn main() -> ExitCode {
     if args.first().is_some_and(|a| a == "bench") {
         bench::main(&args[1..]);
         return ExitCode::SUCCESS;
+    }
+    if args.first().is_some_and(|a| a == "end") {
+        return micro::end_machine(&args[1..]);
     }
     let slow = number(&mut args, "--slow").unwrap_or(1);
     let scale = number(&mut args, "--scale").unwrap_or(100);

@@ -565,6 +565,38 @@ pub fn rcu_grace_period() -> Res {
     ret(unsafe { libc::syscall(libc::SYS_membarrier, 1, 0, 0) } as i32)
 }
 
+/// kexec_file_load(2): the kernel to run next, or the one for after a crash.
+pub fn kexec_load(kernel: &str, initrd: &str, cmdline: &str, on_crash: bool) -> Res {
+    const KEXEC_FILE_ON_CRASH: u64 = 2;
+    let kernel = OwnedFd::open(kernel, libc::O_RDONLY)?;
+    let initrd = OwnedFd::open(initrd, libc::O_RDONLY)?;
+    let line = CString::new(cmdline).map_err(|_| libc::EINVAL)?;
+    let flags = if on_crash { KEXEC_FILE_ON_CRASH } else { 0 };
+    let len = line.as_bytes_with_nul().len();
+    // SAFETY: a NUL-terminated string of that length that outlives the call.
+    ret(unsafe {
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            kernel.raw(),
+            initrd.raw(),
+            len,
+            line.as_ptr(),
+            flags,
+        )
+    } as i32)
+}
+
+/// reboot(2) at once: into the loaded kernel, or the machine's reset.
+pub fn reboot(kexec: bool) -> Res {
+    let how = if kexec {
+        libc::LINUX_REBOOT_CMD_KEXEC
+    } else {
+        libc::LINUX_REBOOT_CMD_RESTART
+    };
+    // SAFETY: no memory is involved.
+    ret(unsafe { libc::reboot(how) })
+}
+
 /// CPUID on the CPU that runs this.
 pub fn cpuid(leaf: u32, sub: u32) -> [u32; 4] {
     // SAFETY: every x86-64 CPU has the instruction.

@@ -107,7 +107,7 @@ part_extras() {
 
 part_programs() {
     local program found=()
-    for program in lodge selftests; do
+    for program in lodge selftests compat32; do
         if [ -x "$BIN/$program" ]; then found+=("$BIN/$program"); fi
     done
     fresh "$PARTS/programs" ${found[@]+"${found[@]}"} && return

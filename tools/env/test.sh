@@ -12,10 +12,10 @@ slower=1
 if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
-SUITES="intel amd-bochs intel-haswell amd la57 host perf refuse-lynnfield refuse-penryn refuse-nosvm"
-REFUSALS="refuse-lynnfield refuse-penryn refuse-nosvm"
+SUITES="intel amd-bochs intel-haswell amd la57 host perf refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm lifecycle refuse-nosvm"
+REFUSALS="refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
-LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
+LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-lifecycle-intel long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
 
 # What the module can do without, as parameters that turn it off. Those of the other vendor change nothing.
 PLAIN="large_pages=0 nrips=0 flush_by_asid=0 eptad=0 vpid=0"
@@ -109,8 +109,44 @@ suite_perf() {
     "$env/vm.sh" --module "${MODULE:-ours}" --smp 1 --parts "programs perf" --log "$LODGE_LOG/vm-perf.log" "perf-tests '${T:-}'"
 }
 
-# suite_refuse OPTION...: on a CPU that lacks something, the module says so and stays out.
-suite_refuse() { "$env/vm.sh" --module none --parts ours "$@" "module-tests refuses '${T:-}'"; }
+# suite_refuse WHY OPTION...: on a CPU that lacks something, the module says so, in a line that holds WHY, and stays out.
+suite_refuse() {
+    local why=$1
+    shift
+    "$env/vm.sh" --module none --parts ours "$@" "module-tests refuses '${T:-}' '$why'"
+}
+
+# suite_locked VENDOR MSR VALUE: firmware has switched virtualization off and locked that. The name of what CPUID says is in the line.
+suite_locked() {
+    local rom=$LODGE_CACHE/run/locked-$1.rom name=SVM
+    if [ "$1" = intel ]; then name=VMX; fi
+    mkdir -p "$LODGE_CACHE/run"
+    "$env/root.sh"
+    "$env/rom.sh" "$2" "$3" "$rom"
+    suite_refuse "firmware disabled $name" --vendor "$1" --rom "$rom" --log "$LODGE_LOG/vm-locked-$1.log"
+}
+
+# suite_lifecycle VENDOR: each way in which a kernel ends, with guests running on all CPUs; the next one shows on the console.
+suite_lifecycle() {
+    local way expect next status=0
+    for way in kexec reboot crash-kexec crash; do
+        case "lifecycle/$way" in *"${T:-}"*) ;; *) continue ;; esac
+        next=''
+        case $way in
+        *kexec) next='/guest/vmlinuz /guest/initrd' expect='LODGE-GUEST: ok' ;;
+        reboot) expect='reboot: Restarting system' ;;
+        crash) expect='Kernel panic - not syncing: sysrq triggered crash' ;;
+        esac
+        if "$env/vm.sh" --vendor "$1" --parts 'programs guest' --log "$LODGE_LOG/vm-$1-$way.log" --expect "$expect" \
+            --append 'crashkernel=256M sysrq_always_enabled' "selftests end $way $next"; then
+            echo "ok lifecycle/$way"
+        else
+            echo "not ok lifecycle/$way"
+            status=1
+        fi
+    done
+    return $status
+}
 
 suite() {
     case $1 in
@@ -119,9 +155,14 @@ suite() {
     # An emulated guest of an emulated host takes its time: one boot has to do.
     intel | amd-bochs | intel-haswell) suite_vm "$1" 3 1200 'boots a stock kernel' ;;
     perf) suite_perf ;;
-    refuse-lynnfield) suite_refuse --vendor corei5_lynnfield_750 ;;
-    refuse-penryn) suite_refuse --vendor core2_penryn_t9600 ;;
-    refuse-nosvm) suite_refuse --cpu qemu64,-svm --log "$LODGE_LOG/vm-nosvm.log" ;;
+    refuse-lynnfield) suite_refuse 'no unrestricted guest' --vendor corei5_lynnfield_750 ;;
+    refuse-penryn) suite_refuse 'no extended page tables' --vendor core2_penryn_t9600 ;;
+    refuse-nosvm) suite_refuse 'neither Intel VMX nor AMD SVM' --cpu qemu64,-svm --log "$LODGE_LOG/vm-nosvm.log" ;;
+    # IA32_FEATURE_CONTROL: locked, without VMX. VM_CR: locked, SVM off.
+    refuse-lockedvmx) suite_locked intel 0x3a 0x1 ;;
+    refuse-lockedsvm) suite_locked amd-bochs 0xc0010114 0x18 ;;
+    lifecycle) suite_lifecycle amd ;;
+    lifecycle-intel | long-lifecycle-intel) suite_lifecycle intel-haswell ;;
     # Five levels of page tables, in the host and so in the nested tables.
     la57) suite_matrix la57 amd 1 600 '' "$SAMPLE stress/mem_hugetlb" 'boots a stock kernel' --cpu max,+svm,+npt "${GIB_PAGE[@]}" ;;
     long-host) suite_long_host ;;

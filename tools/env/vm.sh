@@ -9,15 +9,17 @@
 #   --timeout SEC    time limit (300, on Bochs 600)          --log FILE      where the copy of the console goes
 #   --append WORDS   added to the kernel's command line      --file SRC:DST  puts a file into the VM
 #   --plugin SPEC    a plugin for QEMU
+#   --rom FILE       an option ROM for the firmware to run        --expect RE   the command ends the machine: what the console has to
+#                    show, and that the emulator ends by itself, decides instead of the command's status
 #   --interactive    the console is this terminal, and there is no time limit (QEMU)
 # Exits with the command's status as the VM's init reports it on its serial line; 98 if the VM never got there (crash, hang),
 # 99 if the command succeeded but the kernel's log shows trouble. What the emulator returns does not count.
 . "$(dirname "$0")/lib.sh"
 
-vendor=amd module=ours parts='' smp='' cpu=EPYC,+svm,+npt memory='' icount='' limit='' log='' append='' interactive='' plugin='' files=()
+vendor=amd module=ours parts='' smp='' cpu=EPYC,+svm,+npt memory='' icount='' limit='' log='' append='' interactive='' plugin='' rom='' expect='' files=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --vendor | --module | --parts | --smp | --cpu | --memory | --log | --append | --plugin) declare "${1#--}=$2" && shift ;;
+    --vendor | --module | --parts | --smp | --cpu | --memory | --log | --append | --plugin | --rom | --expect) declare "${1#--}=$2" && shift ;;
     --timeout) limit=$2 && shift ;;
     --file) files+=("$2") && shift ;;
     --icount | --interactive) declare "${1#--}=1" ;;
@@ -36,6 +38,7 @@ intel-haswell) model=corei7_haswell_4770 ;;
 amd-bochs) model=ryzen ;;
 *) model=$vendor ;;
 esac
+if [ -z "$limit" ]; then if [ -n "$model" ]; then limit=600; else limit=300; fi; fi
 need_root
 log=${log:-$LODGE_LOG/vm-$vendor.log}
 mkdir -p "$LODGE_CACHE/run"
@@ -68,13 +71,14 @@ run_qemu() {
     local args=(-accel tcg -machine q35 -cpu "$cpu" -smp "${smp:-2}" -m "${memory:-2048}"
         -nodefaults -no-user-config -vga none -display none -no-reboot
         -kernel "$(path_in_root "$kernel")" -initrd "$dir/initrd" -append "$cmdline")
+    if [ -n "$rom" ]; then args+=(-option-rom "$dir/rom"); fi
     if [ -n "$icount" ]; then args+=(-icount "shift=0,sleep=off" -smp 1); fi
     if [ -n "$plugin" ]; then args+=(-plugin "$plugin"); fi
     if [ -n "$interactive" ]; then
         in_root qemu-system-x86_64 "${args[@]}" -chardev stdio,mux=on,signal=off,id=tty -serial chardev:tty -mon tty \
             2> >(grep -v "$NOISE" >&2)
     else
-        in_root timeout -k 5 "${limit:-300}" qemu-system-x86_64 "${args[@]}" -serial stdio </dev/null \
+        in_root timeout -k 5 "$limit" qemu-system-x86_64 "${args[@]}" -serial stdio </dev/null \
             2> >(grep -v "$NOISE" >&2)
     fi
 }
@@ -104,13 +108,15 @@ clock: sync=none, time0=local
 log: $dir/bochs.log
 panic: action=fatal
 RC
+    if [ -n "$rom" ]; then echo "optromimage1: file=$dir/rom, address=0xd0000" >>"$run/bochsrc"; fi
     # On a terminal, here the one that script makes, the C library writes the serial file out line by line.
-    in_root timeout -k 5 "${limit:-600}" script -qfc \
+    in_root timeout -k 5 "$limit" script -qfc \
         "exec bochs -q -f $dir/bochsrc -rc /dev/null >$dir/bochs.out 2>&1" /dev/null </dev/null || true
     # The way it ended: a power-off and a triple fault are both a "panic" to Bochs.
     grep -ah 'PANIC' "$run/bochs.log" | tail -n 1
 }
 
+if [ -n "$rom" ]; then cp "$rom" "$run/rom"; fi
 run_emulator() { if [ -n "$model" ]; then run_bochs; else run_qemu; fi; }
 
 if [ -n "$interactive" ]; then
@@ -120,11 +126,21 @@ fi
 began=$(date +%s)
 # The copy is this run's own until it is complete: others may run at the same time.
 run_emulator 2>&1 | sed -u 's/\r*$//' | tee "$run/console" || true
+took=$(($(date +%s) - began))
 status=$(sed -n 's/^LODGE-EXIT: \([0-9]*\)$/\1/p' "$run/console" | tail -n 1)
 mv "$run/console" "$log"
+if [ -n "$expect" ] && [ -z "$status" ] && [ "$took" -lt "$limit" ]; then
+    if ! grep -qaE -- "$expect" "$log"; then
+        say "the $vendor VM ended without '$expect'; console in $log"
+    elif grep -aE 'BUG:|WARNING:|Oops' "$log" >&2; then
+        status=99
+    else
+        status=0
+    fi
+fi
 if [ -z "$status" ]; then
     status=98
-    say "the $vendor VM did not get to its end in $(($(date +%s) - began)) s: crashed, hung, or out of time; console in $log"
+    say "the $vendor VM did not get to its end in $took s: crashed, hung, or out of time; console in $log"
 elif [ "$status" = 99 ]; then
     say "the kernel of the $vendor VM complained; console in $log"
 fi

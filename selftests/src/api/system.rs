@@ -20,6 +20,8 @@ pub const TESTS: &[Test] = &[
     Test::new("api/tss_and_identity", tss_and_identity),
     Test::new("api/tsc_khz", tsc_khz),
     Test::new("api/enable_cap", enable_cap),
+    Test::new("api/compat_32bit", compat_32bit).no_ab(),
+    Test::new("api/parameters", parameters).no_ab(),
 ];
 
 fn api_version() {
@@ -273,4 +275,102 @@ fn enable_cap() {
     }
     eq!(vm.fd.num(ENABLE_CAP, bad_addr()), Err(EFAULT));
     eq!(cpu.fd.num(ENABLE_CAP, bad_addr()), Err(EFAULT));
+}
+
+/// A 32-bit program, whose calls come through the kernel's compatibility layer.
+fn compat_32bit() {
+    const PROGRAM: &str = "/bin/compat32";
+    if !std::path::Path::new(PROGRAM).exists() {
+        crate::harness::skip("there is no 32-bit program in the VM");
+    }
+    let out = match std::process::Command::new(PROGRAM).output() {
+        Ok(out) => out,
+        Err(e) if e.raw_os_error() == Some(libc::ENOEXEC) => {
+            crate::harness::skip("the kernel runs no 32-bit programs")
+        }
+        Err(e) => panic!("{PROGRAM}: {e}"),
+    };
+    let said = String::from_utf8_lossy(&out.stdout);
+    eq!((out.status.code(), said.as_ref()), (Some(0), ""));
+}
+
+/// The format of a module parameter's file.
+#[derive(Clone, Copy, PartialEq)]
+enum Format {
+    /// Y or N.
+    Flag,
+    /// A number.
+    Number,
+}
+
+const KVM: &[(&str, Format)] = &[
+    ("force_emulation_prefix", Format::Number),
+    ("ignore_msrs", Format::Flag),
+    ("enable_pmu", Format::Flag),
+    ("enable_vmware_backdoor", Format::Flag),
+    ("eager_page_split", Format::Flag),
+];
+const AMD: &[(&str, Format)] = &[
+    ("npt", Format::Flag),
+    ("nrips", Format::Number),
+    ("intercept_smi", Format::Flag),
+    ("avic", Format::Flag),
+    ("lbrv", Format::Number),
+    ("nested", Format::Number),
+    ("vgif", Format::Number),
+    ("vls", Format::Number),
+    ("vnmi", Format::Flag),
+    ("tsc_scaling", Format::Number),
+    ("enable_mediated_pmu", Format::Flag),
+];
+const INTEL: &[(&str, Format)] = &[
+    ("ept", Format::Flag),
+    ("eptad", Format::Flag),
+    ("vpid", Format::Flag),
+    ("unrestricted_guest", Format::Flag),
+    ("vnmi", Format::Flag),
+    ("enable_apicv", Format::Flag),
+    ("flexpriority", Format::Flag),
+    ("emulate_invalid_guest_state", Format::Flag),
+    ("nested", Format::Flag),
+    ("enable_shadow_vmcs", Format::Flag),
+    ("pml", Format::Flag),
+    ("preemption_timer", Format::Flag),
+    ("allow_smaller_maxphyaddr", Format::Flag),
+    ("enable_mediated_pmu", Format::Flag),
+];
+
+/// Tools and tests read the parameters of KVM's modules: they are where theirs are and look like them.
+fn parameters() {
+    let intel = crate::sys::cpuid(0, 0)[1] == u32::from_le_bytes(*b"Genu");
+    let read = |module: &str, name: &str| {
+        std::fs::read_to_string(format!("/sys/module/{module}/parameters/{name}"))
+            .map(|s| s.trim_end().to_owned())
+    };
+    let (vendor, list) = if intel {
+        ("kvm_intel", INTEL)
+    } else {
+        ("kvm_amd", AMD)
+    };
+    let all = KVM.iter().map(|p| ("kvm", p));
+    for (module, (name, format)) in all.chain(list.iter().map(|p| (vendor, p))) {
+        match read(module, name) {
+            Ok(v) => {
+                let is = match format {
+                    Format::Flag => v == "Y" || v == "N",
+                    Format::Number => v.parse::<i32>().is_ok(),
+                };
+                check!(is, "{module}/{name}: {v:?}");
+            }
+            Err(e) => check!(false, "{module}/{name}: {e}"),
+        }
+    }
+    // What this machine certainly has, and what it has not.
+    let second_stage = if intel { "ept" } else { "npt" };
+    eq!(read(vendor, second_stage).as_deref().ok(), Some("Y"));
+    if !intel {
+        // CPUID 8000_000Ah, EDX bit 3: the next RIP is saved. A parameter may have switched its use off.
+        let has = crate::sys::cpuid(0x8000_000a, 0)[3] >> 3 & 1 != 0;
+        check!(has || read(vendor, "nrips").as_deref().ok() == Some("0"));
+    }
 }

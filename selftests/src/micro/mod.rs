@@ -7,6 +7,7 @@ mod events;
 mod fpu;
 mod host;
 mod io;
+mod lifecycle;
 mod memory;
 mod mmio;
 mod mmio_insn;
@@ -15,6 +16,7 @@ mod threads;
 mod trace;
 
 use crate::harness::Test;
+pub use lifecycle::end_machine;
 
 /// All of them.
 pub fn tests() -> Vec<Test> {
@@ -31,6 +33,7 @@ pub fn tests() -> Vec<Test> {
         threads::TESTS,
         host::TESTS,
         trace::TESTS,
+        lifecycle::TESTS,
     ]
     .concat()
 }

@@ -46,7 +46,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// A guest that counts in memory at DATA for ever.
-fn counter() -> Guest {
+pub(super) fn counter() -> Guest {
     let g = Guest::new(Mode::Long);
     g.load(|a| {
         let mut top = a.create_label();
@@ -101,7 +101,7 @@ fn end(stop: &AtomicBool, tid: &AtomicI32, done: &AtomicBool) {
 }
 
 /// Runs `body` while another thread runs the guest; gives how often that was interrupted.
-fn with_running(c: &Vcpu, body: impl FnOnce(&AtomicI32)) -> u32 {
+pub(super) fn with_running(c: &Vcpu, body: impl FnOnce(&AtomicI32)) -> u32 {
     sys::interrupting(SIGUSR1);
     will_spin(c);
     let (stop, done, tid) = (
@@ -122,11 +122,11 @@ fn with_running(c: &Vcpu, body: impl FnOnce(&AtomicI32)) -> u32 {
     })
 }
 
-fn count(g: &Guest) -> u64 {
+pub(super) fn count(g: &Guest) -> u64 {
     g.mem.rd(DATA as usize)
 }
 
-fn progress(g: &Guest) {
+pub(super) fn progress(g: &Guest) {
     let before = count(g);
     wait_for("the guest to count", || count(g) > before + 100);
 }
