@@ -6,7 +6,9 @@ use kernel::prelude::*;
 
 use super::backend::Svm;
 use super::exit::{code, Assist, IoInfo};
+use super::vmcb::event;
 use crate::hv::backend::{Backend, Flow};
+use crate::hv::fault::Delivery;
 use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::hv::{cpuid, cr, fault, msr};
@@ -143,8 +145,13 @@ fn after(
 /// Nested page fault.
 fn npf(cx: &mut Cx<'_>) -> Result<Flow> {
     let v = cx.state.hw.vmcb();
-    let fault = SecondStageFault::from_npf(v.exit_info1(), v.exit_info2());
-    fault::second_stage(cx, fault)
+    let (info1, info2) = (v.exit_info1(), v.exit_info2());
+    let delivery = (v.exit_int_info() & event::VALID != 0).then_some(Delivery {
+        reason: code::NPF,
+        info1,
+        info2,
+    });
+    fault::second_stage(cx, SecondStageFault::from_npf(info1, info2), delivery)
 }
 
 /// Port I/O. String forms need the emulator: their operands are in memory.

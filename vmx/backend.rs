@@ -56,7 +56,7 @@ pub(crate) struct Exit {
     pub(super) failed: Option<u32>,
     pub(super) reason: ExitReason,
     pub(super) info: IntrInfo,
-    vectoring: IntrInfo,
+    pub(super) vectoring: IntrInfo,
 }
 
 impl Resident {

@@ -8,6 +8,7 @@ use super::backend::{Exit, Vmx};
 use super::exit::{interruptibility, Basic, CrAccess, DrAccess, Io, Kind};
 use super::fields as f;
 use crate::hv::backend::{Backend, Flow};
+use crate::hv::fault::Delivery;
 use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::hv::{cpuid, cr, fault, msr};
@@ -37,7 +38,7 @@ pub(super) fn handle(cx: &mut Cx<'_>, exit: Exit) -> Result<Flow> {
     };
     let len = cx.state.hw.instruction_length();
     match reason {
-        Basic::EptViolation => ept_violation(cx),
+        Basic::EptViolation => ept_violation(cx, exit),
         Basic::Io => io(cx, len),
         // Taken by the host.
         Basic::ExternalInterrupt => {
@@ -114,11 +115,17 @@ fn unexpected(cx: &mut Cx<'_>, exit: Exit) -> Flow {
     Flow::User
 }
 
-fn ept_violation(cx: &mut Cx<'_>) -> Result<Flow> {
+fn ept_violation(cx: &mut Cx<'_>, exit: Exit) -> Result<Flow> {
     let vmcs = &mut cx.state.hw.vmcs;
     let qualification = vmcs.read(f::EXIT_QUALIFICATION);
     let gpa = vmcs.read(f::GUEST_PHYSICAL_ADDRESS);
-    fault::second_stage(cx, SecondStageFault::from_ept_violation(qualification, gpa))
+    let delivery = exit.vectoring.valid().then_some(Delivery {
+        reason: exit.reason.0.into(),
+        info1: qualification,
+        info2: exit.vectoring.0.into(),
+    });
+    let fault = SecondStageFault::from_ept_violation(qualification, gpa);
+    fault::second_stage(cx, fault, delivery)
 }
 
 /// Port I/O. String forms need the emulator: their operands are in memory.

@@ -8,13 +8,27 @@ use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::fault::FaultOutcome;
 use crate::mmu::SecondStageFault;
+use crate::sys::cpu;
 use crate::sys::trace;
 use crate::uapi;
 
-/// Maps the page, or emulates the access to a device.
+/// What the CPU tells of an exit that cut the delivery of an event short, as user space gets it (KVM_INTERNAL_ERROR_DELIVERY_EV).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delivery {
+    /// Exit code or reason.
+    pub(crate) reason: u64,
+    /// EXITINFO1 or the exit qualification.
+    pub(crate) info1: u64,
+    /// EXITINFO2 or the IDT-vectoring information.
+    pub(crate) info2: u64,
+}
+
+/// Maps the page, or emulates the access to a device. With `delivery` the access is the CPU's own, to a descriptor table or a stack:
+/// no instruction made it, so there is none to be emulated.
 pub(crate) fn second_stage<B: Backend>(
     cx: &mut Loaded<'_, B>,
     fault: SecondStageFault,
+    delivery: Option<Delivery>,
 ) -> Result<Flow> {
     trace::page_fault(|| {
         let rip = cx.state.switch.regs.rip;
@@ -33,7 +47,14 @@ pub(crate) fn second_stage<B: Backend>(
         FaultOutcome::Retry => Ok(Flow::Resume),
         FaultOutcome::NoSlot | FaultOutcome::ReadonlyWrite => {
             cx.count(Stat::PfEmulate);
-            cx.emulate_access()
+            let Some(d) = delivery else {
+                return cx.emulate_access();
+            };
+            let cpu = cpu::current_cpu().into();
+            let data = [d.info2, d.reason, d.info1, fault.gpa.0, cpu];
+            cx.run
+                .internal_error(uapi::KVM_INTERNAL_ERROR_DELIVERY_EV, &data);
+            Ok(Flow::User)
         }
         FaultOutcome::BadHva => Err(EFAULT),
         FaultOutcome::HwPoison => Err(EHWPOISON),

@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/interrupt_after_hlt", after_hlt),
     Test::new("micro/interrupt_nested_window", nested_window),
     Test::new("micro/interrupt_delivery_faults", delivery_faults),
+    Test::new("micro/event_delivery_to_device", delivery_to_device),
     Test::new("micro/interrupts_many", many),
     Test::new("micro/nmi_modes", nmi_modes),
     Test::new("micro/nmi_blocked_until_iret", nmi_blocked),
@@ -590,4 +591,35 @@ fn user_mode() {
         "on the stack of the TSS: {top:x}"
     );
     eq!(g.mem.rd::<u64>(top as usize + 24), 0x2b, "came from ring 3");
+}
+
+/// The descriptor table of an exception, or the stack of its handler, is where no memory is: no instruction can be emulated for
+/// the CPU's own access, and user space is told of what was under way.
+fn delivery_to_device() {
+    use kvm_bindings::KVM_INTERNAL_ERROR_DELIVERY_EV;
+    let expect = |g: &Guest, at: u64, what: &str| match g.cpu.run() {
+        Exit::Internal(KVM_INTERNAL_ERROR_DELIVERY_EV, data) => {
+            eq!((data.len(), data[3] & !7), (5, at), "{what}: {data:x?}")
+        }
+        e => check!(false, "{what}: {e:x?}{}", g.describe()),
+    };
+    // UD2 and INT3, the gates of the table of which are in a device.
+    for (vector, code) in [(6u64, &[0x0f, 0x0b][..]), (3, &[0xcc])] {
+        let g = bytes(Mode::Long, code);
+        let mut s = g.cpu.sregs();
+        s.idt.base = MMIO;
+        g.cpu.set_sregs(&s);
+        expect(&g, MMIO + 16 * vector, "gate");
+        // The event is not lost: with a table in memory it arrives.
+        s.idt.base = IDT;
+        g.cpu.set_sregs(&s);
+        let t = g.run_to_trap();
+        eq!((u64::from(t.vector), t.ip), (vector, CODE + (vector == 3) as u64));
+    }
+    // A stack in a device: SS:RSP is pushed first.
+    let g = bytes(Mode::Long, &[0x0f, 0x0b]);
+    let mut r = g.cpu.regs();
+    r.rsp = MMIO + 0x1000;
+    g.cpu.set_regs(&r);
+    expect(&g, MMIO + 0x1000 - 8, "stack");
 }
