@@ -27,8 +27,6 @@ pub(crate) enum FaultOutcome {
     ReadonlyWrite,
     /// User space has no memory there, or not for this access: EFAULT.
     BadHva,
-    /// The page has an uncorrectable memory error: EHWPOISON.
-    HwPoison,
     /// A signal is pending: EINTR.
     Interrupted,
     /// Our own bug: the VM must not run on.
@@ -238,7 +236,11 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         let page = match HostPage::get(hva.0, access.write, !slot.readonly) {
             Ok(page) => page,
             Err(HostPageError::Fault) => return Ok(FaultOutcome::BadHva),
-            Err(HostPageError::HwPoison) => return Ok(FaultOutcome::HwPoison),
+            // The signal ends KVM_RUN, as that of the thread's own access would end an instruction.
+            Err(HostPageError::HwPoison) => {
+                mm::signal_poisoned(hva.0);
+                return Ok(FaultOutcome::Retry);
+            }
             Err(HostPageError::Interrupted) => return Ok(FaultOutcome::Interrupted),
             Err(HostPageError::Again) => return Ok(FaultOutcome::Retry),
         };

@@ -57,7 +57,6 @@ pub(crate) fn second_stage<B: Backend>(
             Ok(Flow::User)
         }
         FaultOutcome::BadHva => Err(EFAULT),
-        FaultOutcome::HwPoison => Err(EHWPOISON),
         FaultOutcome::Interrupted => {
             cx.run.set_reason(uapi::KVM_EXIT_INTR);
             cx.count(Stat::SignalExits);

@@ -15,6 +15,7 @@
 #include <linux/pgtable.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/swap.h>
@@ -138,6 +139,12 @@ bool lodge_memory_encrypted(void)
 }
 
 /* -- User pages. */
+
+/* Tells the thread of an uncorrectable memory error at a user address, as an access of its own would. Task. */
+void lodge_signal_poisoned(u64 hva)
+{
+	send_sig_mceerr(BUS_MCEERR_AR, (void __user *)hva, PAGE_SHIFT, current);
+}
 
 /* Device memory is not RAM even where it has a struct page; DAX memory is. */
 static bool pfn_is_ram(unsigned long pfn)

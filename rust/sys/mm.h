@@ -48,6 +48,7 @@ void lodge_rcu_barrier(void);
 
 bool lodge_small_leaves_only(void);
 bool lodge_memory_encrypted(void);
+void lodge_signal_poisoned(u64 hva);
 
 int lodge_host_page_get(u64 hva, bool write, bool may_write, struct lodge_host_page *out);
 void lodge_host_page_put(struct page *page, bool dirty);

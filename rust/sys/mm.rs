@@ -39,6 +39,7 @@ unsafe extern "C" {
     fn lodge_write_unlock(lock: *mut bindings::rwlock_t);
     safe fn lodge_small_leaves_only() -> bool;
     safe fn lodge_memory_encrypted() -> bool;
+    safe fn lodge_signal_poisoned(hva: u64);
     fn lodge_host_page_get(
         hva: u64,
         write: bool,
@@ -187,6 +188,11 @@ pub(crate) fn small_leaves_only() -> bool {
 /// Whether the host's memory is encrypted: then a physical address alone does not reach it.
 pub(crate) fn memory_encrypted() -> bool {
     lodge_memory_encrypted()
+}
+
+/// Sends the current thread the SIGBUS of an access to a user address whose page has an uncorrectable memory error.
+pub(crate) fn signal_poisoned(hva: u64) {
+    lodge_signal_poisoned(hva);
 }
 
 /// The host page behind a user address, with a reference on it if it has a `struct page`.

@@ -427,6 +427,19 @@ pub fn pending(sig: i32) -> bool {
     }
 }
 
+/// Takes `sig`, which is blocked and pending, off the calling thread; gives its code and address.
+pub fn take_signal(sig: i32) -> Option<(i32, u64)> {
+    // SAFETY: the set, the information and the time are live locals.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let now: libc::timespec = std::mem::zeroed();
+        libc::sigaddset(&mut set, sig);
+        (libc::sigtimedwait(&set, &mut info, &now) == sig)
+            .then(|| (info.si_code, info.si_addr() as u64))
+    }
+}
+
 /// Pins thread `tid` (0: the caller) to one CPU.
 pub fn pin(tid: i32, cpu: usize) -> Res {
     // SAFETY: the set is a live local.

@@ -32,6 +32,7 @@ pub const TESTS: &[Test] = &[
         .no_ab(),
     Test::new("micro/mem_zero_page", zero_page),
     Test::new("micro/mem_code_page_replaced", code_replaced),
+    Test::new("micro/mem_poisoned", poisoned),
 ];
 
 /// Where the tests put their slot 1.
@@ -417,4 +418,33 @@ fn code_replaced() {
     g.expect(&out(0x10, &[0x22]));
     m.wr(1, 0x33u8);
     g.expect(&out(0x10, &[0x33]));
+}
+
+/// A page with an uncorrectable error: the vCPU's thread gets the signal of an access of its own, and other pages go on working.
+fn poisoned() {
+    const PAGE: u64 = 3 << 20;
+    let g = Guest::new(Mode::Long);
+    g.load(|a| {
+        a.mov(rax, qword_ptr(PAGE + 0x128))?;
+        a.hlt()
+    });
+    g.mem.wr(PAGE as usize, 1u8);
+    if let Err(e) = g.mem.advise(PAGE as usize, 4096, libc::MADV_HWPOISON) {
+        harness::skip(&format!("the kernel poisons no pages: errno {e}"));
+    }
+    // Blocked but for the time of the run, so that it can be looked at.
+    sys::block(libc::SIGBUS, true);
+    let mut mask = [0u8; 12];
+    mask[0] = 8;
+    crate::must!(sys::ioctl(g.cpu.fd.0.raw(), SET_SIGNAL_MASK, sys::Arg::Buf(&mut mask)));
+    let e = g.cpu.run();
+    eq!(e, Exit::Err(libc::EINTR, kvm_bindings::KVM_EXIT_INTR));
+    // The address is that of the page.
+    const BUS_MCEERR_AR: i32 = 4;
+    let hva = g.mem.addr() + PAGE;
+    eq!(sys::take_signal(libc::SIGBUS), Some((BUS_MCEERR_AR, hva)));
+    // A new page in its place, and the guest goes on.
+    eq!(g.mem.advise(PAGE as usize, 4096, libc::MADV_DONTNEED), Ok(0));
+    eq!(g.cpu.run(), Exit::Hlt, "{}", g.describe());
+    eq!(g.cpu.regs().rax, 0);
 }
