@@ -427,6 +427,18 @@ impl Backend for Svm {
         }
     }
 
+    fn set_instructions(hw: &mut Hw, rdtscp: bool, invpcid: bool) {
+        // What the CPU itself lacks needs no intercept. RDPID cannot have one.
+        let (has_rdtscp, has_invpcid) = (hw.shared.rdtscp, hw.shared.invpcid);
+        hw.set_intercept(intercept::RDTSCP, has_rdtscp && !rdtscp);
+        let v = hw.vmcb();
+        v.set_intercept3(if has_invpcid && !invpcid {
+            intercept::INVPCID
+        } else {
+            0
+        });
+    }
+
     fn set_tsc_offset(hw: &mut Hw, offset: u64) {
         hw.vmcb().set_tsc_offset(offset);
     }

@@ -64,6 +64,8 @@ pub mod code {
     pub const VMLOAD: u64 = 0x82;
     /// SKINIT, the last of the SVM instructions.
     pub const SKINIT: u64 = 0x86;
+    /// RDTSCP.
+    pub const RDTSCP: u64 = 0x87;
     /// WBINVD.
     pub const WBINVD: u64 = 0x89;
     /// MONITOR.
@@ -76,6 +78,8 @@ pub mod code {
     pub const XSETBV: u64 = 0x8d;
     /// RDPRU.
     pub const RDPRU: u64 = 0x8e;
+    /// INVPCID.
+    pub const INVPCID: u64 = 0xa2;
     /// Nested page fault.
     pub const NPF: u64 = 0x400;
     /// The VMCB was refused.

@@ -75,7 +75,10 @@ fn rare(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
         | code::VMRUN
         | code::VMLOAD..=code::SKINIT
         | code::MONITOR..=code::MWAIT_ARMED
-        | code::RDPRU => {
+        | code::RDPRU
+        // Intercepted if the guest has them not.
+        | code::RDTSCP
+        | code::INVPCID => {
             cx.raise(Exception::undefined());
             Ok(Flow::Resume)
         }

@@ -24,6 +24,7 @@ pub(super) struct Shared {
     /// MSR permission map.
     pub(super) msrpm: Pages<1>,
     pub(super) rdtscp: bool,
+    pub(super) invpcid: bool,
 }
 
 /// There from set-up to teardown.
@@ -73,6 +74,7 @@ impl Shared {
             iopm,
             msrpm,
             rdtscp: ext_edx >> 27 & 1 != 0,
+            invpcid: cpu::cpuid(7, 0)[1] >> 10 & 1 != 0,
         })
     }
 }

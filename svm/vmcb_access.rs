@@ -80,6 +80,8 @@ fields! {
     control.intercept_dr: u32, set_intercept_dr [Intercepts];
     /// Intercepts of exceptions by vector.
     control.intercept_exceptions: u32, set_intercept_exceptions [Intercepts];
+    /// Further intercepts, such as [`bits::intercept::INVPCID`].
+    control.intercept3: u32, set_intercept3 [Intercepts];
     /// PAUSE filter threshold.
     control.pause_threshold: u16, set_pause_threshold [Intercepts];
     /// PAUSE filter count.

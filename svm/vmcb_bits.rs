@@ -52,6 +52,8 @@ pub mod intercept {
     pub const CLGI: u64 = 1 << 37;
     /// SKINIT.
     pub const SKINIT: u64 = 1 << 38;
+    /// RDTSCP.
+    pub const RDTSCP: u64 = 1 << 39;
     /// WBINVD.
     pub const WBINVD: u64 = 1 << 41;
     /// MONITOR.
@@ -62,6 +64,9 @@ pub mod intercept {
     pub const XSETBV: u64 = 1 << 45;
     /// RDPRU.
     pub const RDPRU: u64 = 1 << 46;
+
+    /// INVPCID; a bit of [`super::super::Vmcb::intercept3`].
+    pub const INVPCID: u32 = 1 << 2;
 
     /// What every guest is intercepted on.
     pub const ALWAYS: u64 = INTR

@@ -532,6 +532,18 @@ impl Backend for Vmx {
         }
     }
 
+    fn set_instructions(hw: &mut Hw, rdtscp: bool, invpcid: bool) {
+        let mut word = hw.shared.controls.secondary;
+        // A control that the CPU lacks stays off: the features are withheld then.
+        if !rdtscp {
+            word &= !secondary::RDTSCP;
+        }
+        if !invpcid {
+            word &= !secondary::INVPCID;
+        }
+        hw.vmcs.write(f::SECONDARY_CONTROLS, word);
+    }
+
     fn set_tsc_offset(hw: &mut Hw, offset: u64) {
         hw.vmcs.write(f::TSC_OFFSET, offset);
     }

@@ -166,6 +166,8 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn hw_msr(hw: &mut Self::Hw, resident: &Self::Resident, msr: HwMsr) -> u64;
     /// Sets it; the value is checked.
     fn set_hw_msr(hw: &mut Self::Hw, resident: &Self::Resident, msr: HwMsr, value: u64);
+    /// Whether the guest has RDTSCP (or RDPID) and INVPCID: an instruction that its CPUID lacks is undefined, though the CPU has it.
+    fn set_instructions(hw: &mut Self::Hw, rdtscp: bool, invpcid: bool);
     /// Guest TSC = host TSC + offset.
     fn set_tsc_offset(hw: &mut Self::Hw, offset: u64);
 

@@ -141,6 +141,7 @@ pub(crate) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isiz
     cx.state.cpuid = entries;
     cx.state.fetches.clear();
     cx.update_switch();
+    cx.update_instructions();
     Ok(0)
 }
 

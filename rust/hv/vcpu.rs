@@ -16,6 +16,7 @@ use crate::model::cpuid::Entry;
 use crate::model::cr::{dr6, dr7, efer, Mode};
 use crate::model::emu::job::Job;
 use crate::model::event::{EventQueue, Exception};
+use crate::model::features;
 use crate::model::guest::GuestFeatures;
 use crate::model::msr::{self, slot};
 use crate::model::regs::{rflags, Context, Seg};
@@ -173,6 +174,7 @@ impl<B: Backend> Vcpu<B> {
         )?;
         vcpu.with_loaded(vm, |cx| {
             B::init(&mut cx.state.hw, cx.resident, vm.mmu.root())?;
+            cx.update_instructions();
             cx.reset();
             Ok(())
         })?;
@@ -278,6 +280,16 @@ impl<B: Backend> Loaded<'_, B> {
     /// Raises #GP(0).
     pub(crate) fn raise_gp(&mut self) {
         self.raise(Exception::protection(0));
+    }
+
+    /// Takes instructions that the guest's CPUID lacks away. Call after a change of CPUID.
+    pub(crate) fn update_instructions(&mut self) {
+        let f = &self.state.features;
+        let (tsc_aux, invpcid) = (
+            f.has(features::RDTSCP) || f.has(features::RDPID),
+            f.has(features::INVPCID),
+        );
+        B::set_instructions(&mut self.state.hw, tsc_aux, invpcid);
     }
 
     /// Brings what depends on several registers up to date: call after a change of CR0, CR4, EFER, XCR0, DR7 or CPUID.

@@ -371,6 +371,9 @@ fn parameters() {
     if !intel {
         // CPUID 8000_000Ah, EDX bit 3: the next RIP is saved. A parameter may have switched its use off.
         let has = crate::sys::cpuid(0x8000_000a, 0)[3] >> 3 & 1 != 0;
-        check!(has || read(vendor, "nrips").as_deref().ok() == Some("0"));
+        check!(
+            has || read(vendor, "nrips").as_deref().ok() == Some("0"),
+            "nrips"
+        );
     }
 }

@@ -4,12 +4,13 @@
 use crate::guest::*;
 use crate::harness::{self, Test};
 use crate::kvm::*;
-use crate::sys::zeroed;
+use crate::sys::{self, zeroed};
 use crate::{check, eq};
 use iced_x86::code_asm::*;
 use kvm_bindings::*;
 
 pub const TESTS: &[Test] = &[
+    Test::new("micro/hidden_instructions", hidden_instructions),
     Test::new("micro/cpuid_as_set", cpuid_as_set).secs(40),
     Test::new("micro/cpuid_odd_leaves", cpuid_odd_leaves),
     Test::new("micro/cpuid_dynamic_bits", cpuid_dynamic),
@@ -545,5 +546,51 @@ fn mwait() {
         Exit::Hlt => {}
         Exit::Io { port: 0xee, .. } => eq!(g.trap().vector, 6),
         e => check!(false, "{e:x?}"),
+    }
+}
+
+/// An instruction that CPUID does not show is undefined, though the CPU has it.
+fn hidden_instructions() {
+    if sys::on_tcg() {
+        harness::skip("QEMU's TCG intercepts neither RDTSCP nor INVPCID");
+    }
+    // RDTSCP: leaf 8000_0001h, EDX bit 27. INVPCID: leaf 7, EBX bit 10; [0] is a descriptor of zeroes, type 2: all contexts.
+    let rdtscp: &[u8] = &[0x0f, 0x01, 0xf9, 0xf4];
+    let invpcid: &[u8] = &[0x66, 0x0f, 0x38, 0x82, 0x07, 0xf4];
+    for (leaf, register, bit, code) in
+        [(0x8000_0001u32, 3usize, 27u32, rdtscp), (7, 1, 10, invpcid)]
+    {
+        if sys::cpuid(leaf, 0)[register] >> bit & 1 == 0 {
+            crate::harness::say(&format!("# leaf {leaf:x}: this CPU lacks the instruction"));
+            continue;
+        }
+        for shown in [true, false] {
+            let g = Guest::new(Mode::Long);
+            g.mem.write(CODE as usize, code);
+            let mut r = g.cpu.regs();
+            (r.rax, r.rdi) = (2, DATA);
+            g.cpu.set_regs(&r);
+            let mut c = g.kvm.cpuid();
+            let n = c.nent as usize;
+            for e in &mut c.entries[..n] {
+                // RDPID goes with RDTSCP.
+                if !shown && e.function == 7 {
+                    e.ecx &= !(1 << 22);
+                }
+                if !shown && e.function == leaf {
+                    match register {
+                        1 => e.ebx &= !(1 << bit),
+                        _ => e.edx &= !(1 << bit),
+                    }
+                }
+            }
+            crate::must!(sys::ioctl_with(g.cpu.fd.0.raw(), SET_CPUID2, &mut { *c }));
+            if shown {
+                eq!(g.cpu.run(), Exit::Hlt, "leaf {leaf:x}: {}", g.describe());
+            } else {
+                let t = g.run_to_trap();
+                eq!((t.vector, t.ip), (6, CODE), "leaf {leaf:x}");
+            }
+        }
     }
 }

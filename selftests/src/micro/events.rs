@@ -614,7 +614,10 @@ fn delivery_to_device() {
         s.idt.base = IDT;
         g.cpu.set_sregs(&s);
         let t = g.run_to_trap();
-        eq!((u64::from(t.vector), t.ip), (vector, CODE + (vector == 3) as u64));
+        eq!(
+            (u64::from(t.vector), t.ip),
+            (vector, CODE + (vector == 3) as u64)
+        );
     }
     // A stack in a device: SS:RSP is pushed first.
     let g = bytes(Mode::Long, &[0x0f, 0x0b]);

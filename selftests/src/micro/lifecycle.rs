@@ -83,10 +83,19 @@ fn suspend_to_ram() {
         harness::skip("no clock that could wake the machine");
     }
     across(|| {
-        check!(std::fs::write("/sys/power/mem_sleep", "deep").is_ok());
+        check!(
+            std::fs::write("/sys/power/mem_sleep", "deep").is_ok(),
+            "S3 is not chosen"
+        );
         let began = Instant::now();
-        eq!(std::fs::write("/sys/power/state", "mem").map_err(|e| e.to_string()), Ok(()));
-        check!(began.elapsed() < Duration::from_secs(30));
+        eq!(
+            std::fs::write("/sys/power/state", "mem").map_err(|e| e.to_string()),
+            Ok(())
+        );
+        check!(
+            began.elapsed() < Duration::from_secs(30),
+            "it slept too long"
+        );
     });
 }
 

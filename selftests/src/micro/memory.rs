@@ -2,9 +2,9 @@
 //! Guest memory that changes under a guest: slots come, go and move; user space unmaps, protects, moves its pages.
 
 use crate::guest::*;
-use crate::harness::Test;
-use crate::kvm::Exit;
-use crate::sys::Map;
+use crate::harness::{self, Test};
+use crate::kvm::{Exit, SET_SIGNAL_MASK};
+use crate::sys::{self, Map};
 use crate::{check, eq};
 use iced_x86::code_asm::*;
 use libc::{EFAULT, MADV_DONTNEED, MADV_HUGEPAGE, PROT_NONE, PROT_READ, PROT_WRITE};
@@ -436,7 +436,11 @@ fn poisoned() {
     sys::block(libc::SIGBUS, true);
     let mut mask = [0u8; 12];
     mask[0] = 8;
-    crate::must!(sys::ioctl(g.cpu.fd.0.raw(), SET_SIGNAL_MASK, sys::Arg::Buf(&mut mask)));
+    crate::must!(sys::ioctl(
+        g.cpu.fd.0.raw(),
+        SET_SIGNAL_MASK,
+        sys::Arg::Buf(&mut mask)
+    ));
     let e = g.cpu.run();
     eq!(e, Exit::Err(libc::EINTR, kvm_bindings::KVM_EXIT_INTR));
     // The address is that of the page.
@@ -444,7 +448,10 @@ fn poisoned() {
     let hva = g.mem.addr() + PAGE;
     eq!(sys::take_signal(libc::SIGBUS), Some((BUS_MCEERR_AR, hva)));
     // A new page in its place, and the guest goes on.
-    eq!(g.mem.advise(PAGE as usize, 4096, libc::MADV_DONTNEED), Ok(0));
+    eq!(
+        g.mem.advise(PAGE as usize, 4096, libc::MADV_DONTNEED),
+        Ok(0)
+    );
     eq!(g.cpu.run(), Exit::Hlt, "{}", g.describe());
     eq!(g.cpu.regs().rax, 0);
 }
