@@ -87,7 +87,7 @@ pub(crate) fn ldt_in_use(_irq: &IrqOff) -> bool {
 /// Hands a machine check that ended the guest's run to the host.
 pub(crate) fn machine_check(_irq: &IrqOff) {
     // SAFETY: interrupts are off; called for an exit that says that there is one.
-    unsafe { ffi::lodge_svm_machine_check() };
+    unsafe { ffi::lodge_machine_check() };
 }
 
 /// CR4.MCE of the host, which guests run with.

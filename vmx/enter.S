@@ -1,16 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* The Intel world switch. Intel SDM, chapters "VM Entries" and "VM Exits". */
-#include <linux/linkage.h>
-#include <asm/asm.h>
-#include <asm/msr-index.h>
-#include <asm/nospec-branch.h>
-#include <asm/percpu.h>
-
-#include "rust/sys/switch.h"
+#include "rust/sys/enter.h"
 #include "vmx/enter.h"
-
-/* Offsets of the general registers in struct lodge_switch: the hardware's encoding order. */
-#define GPR(n) (SWITCH_GPR + 8 * (n))
 
 /* The VMCS field that holds the stack pointer after an exit. */
 #define FIELD_HOST_RSP 0x6c14
@@ -27,13 +18,7 @@
  * the entry, nor between the exit and the end of RSB filling and SPEC_CTRL handling.
  */
 SYM_FUNC_START(lodge_vmx_run)
-	push	%rbp
-	mov	%rsp, %rbp
-	push	%r15
-	push	%r14
-	push	%r13
-	push	%r12
-	push	%rbx
+	ENTER_FUNCTION
 
 	/* What is needed after the exit: (%rsp) is @sw, 8(%rsp) the flags. */
 	mov	VMX_FLAGS(%rsi), %eax
@@ -51,30 +36,11 @@ SYM_FUNC_START(lodge_vmx_run)
 .Lrsp_done:
 
 	ALTERNATIVE "jmp .Lguest_spec_done", "", X86_FEATURE_MSR_SPEC_CTRL
-	mov	SWITCH_SPEC_CTRL(%rdi), %rdx
-	cmp	PER_CPU_VAR(x86_spec_ctrl_current), %rdx
-	je	.Lguest_spec_done
-	mov	%edx, %eax
-	shr	$32, %rdx
-	mov	$MSR_IA32_SPEC_CTRL, %ecx
-	wrmsr
+	LOAD_GUEST_SPEC_CTRL
 .Lguest_spec_done:
 
 	mov	GPR(0)(%rdi), %rax
-	mov	GPR(1)(%rdi), %rcx
-	mov	GPR(2)(%rdi), %rdx
-	mov	GPR(3)(%rdi), %rbx
-	mov	GPR(5)(%rdi), %rbp
-	mov	GPR(6)(%rdi), %rsi
-	mov	GPR(8)(%rdi), %r8
-	mov	GPR(9)(%rdi), %r9
-	mov	GPR(10)(%rdi), %r10
-	mov	GPR(11)(%rdi), %r11
-	mov	GPR(12)(%rdi), %r12
-	mov	GPR(13)(%rdi), %r13
-	mov	GPR(14)(%rdi), %r14
-	mov	GPR(15)(%rdi), %r15
-	mov	GPR(7)(%rdi), %rdi
+	LOAD_GUEST_REGISTERS
 
 	/*
 	 * Clears the CPU's buffers where they leak. Where only MMIO leaks, a guest without access to any would not need
@@ -103,53 +69,21 @@ SYM_INNER_LABEL_ALIGN(lodge_vmx_exit, SYM_L_GLOBAL)
 	push	%rdi
 	mov	8(%rsp), %rdi			/* sw */
 	mov	%rax, GPR(0)(%rdi)
-	mov	%rcx, GPR(1)(%rdi)
-	mov	%rdx, GPR(2)(%rdi)
-	mov	%rbx, GPR(3)(%rdi)
-	mov	%rbp, GPR(5)(%rdi)
-	mov	%rsi, GPR(6)(%rdi)
-	mov	%r8, GPR(8)(%rdi)
-	mov	%r9, GPR(9)(%rdi)
-	mov	%r10, GPR(10)(%rdi)
-	mov	%r11, GPR(11)(%rdi)
-	mov	%r12, GPR(12)(%rdi)
-	mov	%r13, GPR(13)(%rdi)
-	mov	%r14, GPR(14)(%rdi)
-	mov	%r15, GPR(15)(%rdi)
+	STORE_GUEST_REGISTERS %rdi
 	popq	GPR(7)(%rdi)
 
 	xor	%ebx, %ebx			/* the result: an exit */
 
 .Lclear:
-	/* No guest value stays in a register that speculation could use. RBX is the result. */
+	/* RBX is the result. */
 	xor	%eax, %eax
-	xor	%ecx, %ecx
-	xor	%edx, %edx
-	xor	%ebp, %ebp
-	xor	%esi, %esi
-	xor	%edi, %edi
-	xor	%r8d, %r8d
-	xor	%r9d, %r9d
-	xor	%r10d, %r10d
-	xor	%r11d, %r11d
-	xor	%r12d, %r12d
-	xor	%r13d, %r13d
-	xor	%r14d, %r14d
-	xor	%r15d, %r15d
+	CLEAR_GUEST_REGISTERS
 
 	FILL_RETURN_BUFFER %rcx, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT, X86_FEATURE_RSB_VMEXIT_LITE
 
 	pop	%rdi				/* sw */
 	ALTERNATIVE "jmp .Lhost_spec_done", "", X86_FEATURE_MSR_SPEC_CTRL
-	/* The guest cannot write SPEC_CTRL (it is not offered), so its value is the one that was loaded. */
-	mov	PER_CPU_VAR(x86_spec_ctrl_current), %rdx
-	cmp	SWITCH_SPEC_CTRL(%rdi), %rdx
-	/* Legacy IBRS must be written again after each less privileged mode, changed or not. */
-	ALTERNATIVE "je .Lhost_spec_done", "", X86_FEATURE_KERNEL_IBRS
-	mov	%edx, %eax
-	shr	$32, %rdx
-	mov	$MSR_IA32_SPEC_CTRL, %ecx
-	wrmsr
+	LOAD_HOST_SPEC_CTRL
 .Lhost_spec_done:
 	/* The branch above must not be passed in speculation with the guest's SPEC_CTRL: legacy IBRS always writes. */
 	ALTERNATIVE_2 "", "lfence", X86_FEATURE_MSR_SPEC_CTRL, "", X86_FEATURE_KERNEL_IBRS
@@ -158,13 +92,7 @@ SYM_INNER_LABEL_ALIGN(lodge_vmx_exit, SYM_L_GLOBAL)
 
 	mov	%ebx, %eax
 	add	$8, %rsp			/* the flags */
-	pop	%rbx
-	pop	%r12
-	pop	%r13
-	pop	%r14
-	pop	%r15
-	pop	%rbp
-	RET
+	LEAVE_FUNCTION
 
 	/* A reboot turns VMX off under our feet: then, and only then, a fault here is expected. */
 .Lfault:

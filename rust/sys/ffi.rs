@@ -80,7 +80,7 @@ unsafe extern "C" {
     pub(crate) fn lodge_svm_enter(sw: *mut Switch, vmcb_pa: u64, host_save_pa: u64) -> bool;
     pub(crate) fn lodge_svm_vmsave(pa: u64);
     pub(crate) fn lodge_svm_ldt_in_use() -> bool;
-    pub(crate) fn lodge_svm_machine_check();
+    pub(crate) fn lodge_machine_check();
     pub(crate) safe fn lodge_svm_host_mce() -> u64;
     pub(crate) fn lodge_get_page(page: *mut c_void);
     pub(crate) fn lodge_virt_to_page(address: *const u8) -> *mut c_void;

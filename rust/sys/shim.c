@@ -17,6 +17,7 @@
 #include <asm/debugreg.h>
 #include <asm/fpu/api.h>
 #include <asm/fpu/xcr.h>
+#include <asm/mce.h>
 #include <asm/msr.h>
 #include <asm/virt.h>
 
@@ -419,6 +420,17 @@ void lodge_vcpu_barrier(void)
 {
 	if (static_branch_likely(&switch_vcpu_ibpb))
 		indirect_branch_prediction_barrier();
+}
+
+/*
+ * A machine check that ended a guest's run is not delivered to the host: its handler is called here, as if from user space, whatever
+ * the guest did: it is not the kernel's state that is lost. Interrupts off.
+ */
+void lodge_machine_check(void)
+{
+	struct pt_regs regs = { .cs = 3, .flags = X86_EFLAGS_IF };
+
+	do_machine_check(&regs);
 }
 
 /* ---- Pages ---- */

@@ -81,6 +81,6 @@ void lodge_misc_deregister(void);
 bool lodge_svm_enter(struct lodge_switch *sw, u64 vmcb_pa, u64 host_save_pa);
 void lodge_svm_vmsave(u64 pa);
 bool lodge_svm_ldt_in_use(void);
-void lodge_svm_machine_check(void);
+void lodge_machine_check(void);
 u64 lodge_svm_host_mce(void);
 #endif

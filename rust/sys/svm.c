@@ -3,7 +3,6 @@
 #include <linux/kvm_host.h>
 #include <linux/sched.h>
 #include <asm/debugreg.h>
-#include <asm/mce.h>
 #include <asm/mmu.h>
 #include <asm/nospec-branch.h>
 #include <asm/processor.h>
@@ -73,17 +72,6 @@ bool lodge_svm_ldt_in_use(void)
 #else
 	return false;
 #endif
-}
-
-/*
- * An intercepted machine check is not delivered to the host: its handler is called here, as if from user space, whatever the
- * guest did: it is not the kernel's state that is lost. Interrupts off.
- */
-void lodge_svm_machine_check(void)
-{
-	struct pt_regs regs = { .cs = 3, .flags = X86_EFLAGS_IF };
-
-	do_machine_check(&regs);
 }
 
 /* CR4.MCE as the host has it: a machine check in a guest without it shuts the guest, and its report, down. */

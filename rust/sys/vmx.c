@@ -12,7 +12,6 @@
 #include <asm/desc.h>
 #include <asm/fred.h>
 #include <asm/hardirq.h>
-#include <asm/mce.h>
 #include <asm/mmu_context.h>
 #include <asm/msr.h>
 #include <asm/nospec-branch.h>
@@ -173,14 +172,6 @@ static bool is_exception(const struct lodge_vmx *vmx, u8 vector)
 	       (vmx->intr_info & mask) == (INTR_INFO_VALID_MASK | INTR_TYPE_HARD_EXCEPTION | vector);
 }
 
-static void machine_check(void)
-{
-	/* As if from user space, whatever the guest did: it is not the kernel's state that is lost. */
-	struct pt_regs regs = { .cs = 3, .flags = X86_EFLAGS_IF };
-
-	do_machine_check(&regs);
-}
-
 /*
  * The host's performance counters that must not count the guest, among them all that write records to the host's
  * memory by linear address (PEBS). Entries and exits switch them, so that no NMI comes in between.
@@ -265,7 +256,7 @@ void lodge_vmx_enter(struct lodge_switch *sw, struct lodge_vmx *vmx)
 	if (!(vmx->reason & BIT(31)))
 		vmx->idt_vectoring = vmread(IDT_VECTORING_INFO_FIELD);
 	if ((u16)vmx->reason == EXIT_REASON_MCE_DURING_VMENTRY || is_exception(vmx, X86_TRAP_MC))
-		machine_check();
+		lodge_machine_check();
 	/* No guest's page fault exits. Its flags must be read before the next can come. */
 	if (is_exception(vmx, X86_TRAP_PF))
 		vmx->page_not_present = kvm_read_and_reset_apf_flags() & KVM_PV_REASON_PAGE_NOT_PRESENT;
