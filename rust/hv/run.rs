@@ -78,6 +78,12 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
     if cx.shared.enter_guest_mode(irq.cpu()) {
         cx.shared.stats.count(Stat::TlbFlush);
         B::flush_tlb(&mut cx.state.hw);
+        if cx.vm.kicks.dead() {
+            cx.shared.leave_guest_mode();
+            drop(irq);
+            B::cancel_injection(&mut cx.state.hw);
+            return Err(EIO);
+        }
     }
     if irq.prepare_guest() {
         cx.shared.leave_guest_mode();

@@ -91,10 +91,11 @@ impl RemoteFlush for Kicks {
     /// made to leave it, and each flushes before it enters again.
     fn flush_remote_tlbs(&self) {
         let vcpus = self.vcpus.lock();
+        let mut kicked = cpu::KickSet::new();
         for v in vcpus.iter() {
             v.flush.exchange(true);
             if v.in_guest.get() {
-                cpu::kick_wait(v.cpu.load(Relaxed));
+                kicked.add(v.cpu.load(Relaxed));
             }
         }
     }
@@ -151,10 +152,15 @@ impl<B: Backend> Vm<B> {
         Ok(())
     }
 
-    /// Our own mistake ends this VM and nothing else: each later ioctl says EIO.
+    /// Our own mistake ends this VM and nothing else: each later ioctl says EIO, and vCPUs that are in the guest leave it, since each
+    /// looks at `dead` when it takes a request to flush.
+    ///
+    /// # Context
+    /// A task, interrupts on, `mmu_lock` not held.
     pub(crate) fn kill(&self, reason: &str) -> Error {
         if !self.kicks.dead.exchange(true) {
             pr_err!("VM stopped: {}\n", reason);
+            self.kicks.flush_remote_tlbs();
         }
         EIO
     }

@@ -209,14 +209,43 @@ pub(crate) fn with_signal_mask<R>(mask: Option<u64>, body: impl FnOnce() -> R) -
     result
 }
 
-/// Makes `cpu` leave guest mode and waits until it has.
+/// CPUs that are to leave guest mode, for one call of all of them.
 ///
 /// # Context
-/// Interrupts on; a spinning lock may be held.
-pub(crate) fn kick_wait(cpu: u32) {
-    let _preempt = PreemptOff::new();
-    // SAFETY: preemption is off, the callers hold no lock that is taken with interrupts off.
-    unsafe { ffi::lodge_kick_wait(cpu) };
+/// Interrupts on; the holder has no lock that is taken with interrupts off. One at a time on a CPU: it is not used from interrupts.
+pub(crate) struct KickSet {
+    preempt: PreemptOff,
+    any: bool,
+}
+
+impl KickSet {
+    /// No CPU yet. Preemption is off until the value is dropped.
+    pub(crate) fn new() -> Self {
+        Self {
+            preempt: PreemptOff::new(),
+            any: false,
+        }
+    }
+
+    /// Adds a CPU.
+    pub(crate) fn add(&mut self, cpu: u32) {
+        // This one is not in guest mode.
+        if cpu != self.preempt.cpu() && cpu < nr_cpus() {
+            self.any = true;
+            // SAFETY: preemption stays off until `drop`; the number is that of a CPU.
+            unsafe { ffi::lodge_kick_note(cpu) };
+        }
+    }
+}
+
+impl Drop for KickSet {
+    /// Waits until all of them have left guest mode.
+    fn drop(&mut self) {
+        if self.any {
+            // SAFETY: preemption is off, and interrupts are on by the type's context.
+            unsafe { ffi::lodge_kick_noted() };
+        }
+    }
 }
 
 /// Reads an MSR that this CPU is known to have.

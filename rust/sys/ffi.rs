@@ -56,7 +56,8 @@ unsafe extern "C" {
     pub(crate) fn lodge_sched_register(sched: *mut c_void);
     pub(crate) fn lodge_sched_unregister(sched: *mut c_void);
     pub(crate) fn lodge_sched_module(load: bool);
-    pub(crate) fn lodge_kick_wait(cpu: u32);
+    pub(crate) fn lodge_kick_note(cpu: u32);
+    pub(crate) fn lodge_kick_noted();
     pub(crate) fn lodge_guest_prepare() -> bool;
     pub(crate) safe fn lodge_guest_work_pending() -> bool;
     pub(crate) fn lodge_guest_work() -> c_int;

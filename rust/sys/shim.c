@@ -232,11 +232,19 @@ static void kick_ack(void *unused) {}
 /* Makes this CPU exit as soon as it is in guest mode. Interrupts off. */
 void lodge_kick_self(void) { smp_send_reschedule(raw_smp_processor_id()); }
 
-/* Returns when @cpu has left guest mode. Preemption off, interrupts on; may be called under a spinning lock. */
-void lodge_kick_wait(unsigned int cpu)
+static DEFINE_PER_CPU(struct cpumask, kicked);
+
+/*
+ * Notes a CPU for lodge_kick_noted(). Preemption is off, and stays off until that; interrupts are on. May be called under a spinning
+ * lock.
+ */
+void lodge_kick_note(unsigned int cpu) { __cpumask_set_cpu(cpu, this_cpu_ptr(&kicked)); }
+
+/* Returns when all noted CPUs have left guest mode: one call for all of them. */
+void lodge_kick_noted(void)
 {
-	if (cpu != raw_smp_processor_id())
-		smp_call_function_single(cpu, kick_ack, NULL, 1);
+	smp_call_function_many(this_cpu_ptr(&kicked), kick_ack, NULL, true);
+	cpumask_clear(this_cpu_ptr(&kicked));
 }
 
 /* Interrupts off: last look before guest mode. True: there is work. */

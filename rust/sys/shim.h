@@ -57,7 +57,8 @@ void lodge_sched_init(struct lodge_sched *s, void *context, void (*in)(void *), 
 void lodge_sched_register(struct lodge_sched *s);
 void lodge_sched_unregister(struct lodge_sched *s);
 void lodge_sched_module(bool load);
-void lodge_kick_wait(unsigned int cpu);
+void lodge_kick_note(unsigned int cpu);
+void lodge_kick_noted(void);
 bool lodge_guest_prepare(void);
 bool lodge_guest_work_pending(void);
 int lodge_guest_work(void);
