@@ -33,6 +33,10 @@ pub(crate) enum FaultOutcome {
     Broken,
 }
 
+/// How often a leaf that was in the way is zapped and the mapping tried again before the guest is. Not only for speed: where code
+/// needs small leaves, the guest's way to the instruction would bring the large one back, and never get there.
+const BLOCKED_TRIES: u32 = 8;
+
 /// Guest memory that could not be accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GuestMemError {
@@ -70,7 +74,12 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
         if self.is_broken() {
             return Ok(FaultOutcome::Broken);
         }
-        self.core.fault(cache, gpa.gfn(), access)
+        for _ in 0..BLOCKED_TRIES {
+            if let Some(outcome) = self.core.fault(cache, gpa.gfn(), access)? {
+                return Ok(outcome);
+            }
+        }
+        Ok(FaultOutcome::Retry)
     }
 
     /// Whether `gpa` is memory: in a slot, and a writable one if `write`.
@@ -220,38 +229,50 @@ fn failed_at(at: Gpa, n: usize, left: usize) -> GuestMemError {
 }
 
 impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
-    fn fault(&self, cache: &mut TableCache, gfn: Gfn, access: Access) -> Result<FaultOutcome> {
+    /// None: a leaf was in the way and is gone now; try again.
+    fn fault(
+        &self,
+        cache: &mut TableCache,
+        gfn: Gfn,
+        access: Access,
+    ) -> Result<Option<FaultOutcome>> {
         // Held until the entry is in place: a slot that goes waits for it.
         let slots = self.slots.read();
         let Some(slot) = slots::find(slots.get(), gfn) else {
-            return Ok(FaultOutcome::NoSlot);
+            return Ok(Some(FaultOutcome::NoSlot));
         };
         if access.write && slot.readonly {
-            return Ok(FaultOutcome::ReadonlyWrite);
+            return Ok(Some(FaultOutcome::ReadonlyWrite));
         }
         let Some(hva) = slot.hva_of(gfn) else {
-            return Ok(FaultOutcome::Broken);
+            return Ok(Some(FaultOutcome::Broken));
         };
         let sequence = self.sequence.load(Acquire);
         let page = match HostPage::get(hva.0, access.write, !slot.readonly) {
             Ok(page) => page,
-            Err(HostPageError::Fault) => return Ok(FaultOutcome::BadHva),
+            Err(HostPageError::Fault) => return Ok(Some(FaultOutcome::BadHva)),
             // The signal ends KVM_RUN, as that of the thread's own access would end an instruction.
             Err(HostPageError::HwPoison) => {
                 mm::signal_poisoned(hva.0);
-                return Ok(FaultOutcome::Retry);
+                return Ok(Some(FaultOutcome::Retry));
             }
-            Err(HostPageError::Interrupted) => return Ok(FaultOutcome::Interrupted),
-            Err(HostPageError::Again) => return Ok(FaultOutcome::Retry),
+            Err(HostPageError::Interrupted) => return Ok(Some(FaultOutcome::Interrupted)),
+            Err(HostPageError::Again) => return Ok(Some(FaultOutcome::Retry)),
         };
         // The host's mapping matters only where the slot has room for a large leaf.
-        let level = match slot.leaf_level(gfn, Level::L1G) {
+        let mut level = match slot.leaf_level(gfn, Level::L1G) {
             Level::L4K => Level::L4K,
             _ => {
                 let host = Level::from_number(mm::host_level(hva.0)).unwrap_or(Level::L4K);
                 slot.leaf_level(gfn, host)
             }
         };
+        // A large leaf that must not be executed gives way to small ones where the guest executes.
+        let split = self.small_code && level != Level::L4K;
+        if split && access.exec {
+            level = Level::L4K;
+        }
+        let exec = access.exec || !split;
         cache.fill()?;
         let map = Map {
             gfn,
@@ -259,7 +280,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
             level,
             perms: Perms {
                 write: page.writable() && !slot.readonly,
-                exec: true,
+                exec,
             },
             mem: if page.is_ram() {
                 MemType::WriteBack
@@ -278,7 +299,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         map: &Map,
         sequence: u64,
         page: HostPage,
-    ) -> FaultOutcome {
+    ) -> Option<FaultOutcome> {
         let guard = self.lock.read();
         // The host address of the whole leaf, not only of the page: an invalidation of any part of it counts.
         let start = slot
@@ -286,7 +307,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
             .map_or(0, |hva| hva.0);
         let end = start.saturating_add(map.level.bytes());
         if guard.invalidations.concern(start, end) || self.sequence.load(Relaxed) != sequence {
-            return FaultOutcome::Retry;
+            return Some(FaultOutcome::Retry);
         }
         let mut counts = Counts::default();
         let result = Tdp::map(&guard.tdp, &PageTables, cache, map, &mut counts);
@@ -298,18 +319,18 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
             drop(page);
         }
         drop(guard);
-        match result {
+        Some(match result {
             Ok(_) => FaultOutcome::Mapped,
             Err(MapError::Retry | MapError::NoTable) => FaultOutcome::Retry,
             Err(MapError::Blocked(level)) => {
                 self.zap_locked(&mut self.lock.write(), level.span(map.gfn));
-                FaultOutcome::Retry
+                return None;
             }
             Err(MapError::OutOfRange) => FaultOutcome::Broken,
             Err(MapError::Bug(bug)) => {
                 self.note(Some(bug));
                 FaultOutcome::Broken
             }
-        }
+        })
     }
 }

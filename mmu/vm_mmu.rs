@@ -47,7 +47,7 @@ pub(crate) struct MmuConfig<C> {
 
 /// The largest leaf that there may be, of those the hardware can do.
 fn leaf_limit(hardware: Level) -> Level {
-    if mm::small_leaves_only() || !params::get().large_pages {
+    if !params::get().large_pages {
         return Level::L4K;
     }
     hardware
@@ -125,6 +125,8 @@ pub(super) struct Core<P: PteFormat, F: RemoteFlush> {
     pub(super) broken: Atomic<bool>,
     flush: Arc<F>,
     limits: Limits,
+    /// Only small leaves may be executed from.
+    pub(super) small_code: bool,
     // Last: the tables that end in it are zapped by `Mmu`'s drop.
     root: RootPage,
 }
@@ -169,6 +171,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
                 broken: Atomic::new(false),
                 flush,
                 limits,
+                small_code: mm::small_code_only(params::get().nx_huge_pages),
                 root,
             }),
             GFP_KERNEL_ACCOUNT,

@@ -11,7 +11,7 @@ use crate::hv::{cpuid, host, msr};
 use crate::mmu::pages::Graves;
 use crate::sys::file::{self, DevKvm, SystemDevice};
 use crate::sys::run_page::PAGES;
-use crate::sys::{params, sched, stats, virt};
+use crate::sys::{mm, params, sched, stats, virt};
 use crate::uapi::{self, caps, ioctl};
 
 /// The system's ioctls with the backend `B`.
@@ -60,6 +60,8 @@ pub(crate) fn load<B: Backend>() -> Result<Loaded> {
     B::setup()?;
     let globals = Globals(B::teardown);
     host::probe::<B>()?;
+    // The kernel shows in sysfs what comes of it.
+    let _ = mm::small_code_only(params::get().nx_huge_pages);
     let sched = sched::Enabled::new();
     let virt = virt::Enabled::new::<B>().inspect_err(|e| {
         if *e == EBUSY {

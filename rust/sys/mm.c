@@ -123,13 +123,16 @@ void lodge_rcu_barrier(void)
 /* -- What the host demands of second-stage tables. Task. */
 
 /*
- * Whether all leaves must be small: a guest that changes the size of a page that it executes can stop some CPUs for good (iTLB
- * multihit). The kernel shows in sysfs that this is seen to.
+ * Whether guests may execute from small leaves only: one that changes the size of a page that it executes can stop some CPUs for good
+ * (iTLB multihit). @choice is the user's: 0 or 1, or less for what the CPU needs. The kernel shows in sysfs that this is seen to.
  */
-bool lodge_small_leaves_only(void)
+bool lodge_small_code_only(int choice)
 {
-	itlb_multihit_kvm_mitigation = boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT) && !cpu_mitigations_off();
-	return itlb_multihit_kvm_mitigation;
+	bool needed = boot_cpu_has_bug(X86_BUG_ITLB_MULTIHIT) && !cpu_mitigations_off();
+	bool on = choice < 0 ? needed : choice;
+
+	itlb_multihit_kvm_mitigation = on;
+	return on;
 }
 
 /* Whether the host's memory is encrypted, so that physical addresses carry a bit that says so (SME). */

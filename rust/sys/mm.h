@@ -46,7 +46,7 @@ void lodge_table_bury(u64 *graves, u64 pa);
 void lodge_tables_free_rcu(u64 graves);
 void lodge_rcu_barrier(void);
 
-bool lodge_small_leaves_only(void);
+bool lodge_small_code_only(int choice);
 bool lodge_memory_encrypted(void);
 void lodge_signal_poisoned(u64 hva);
 

@@ -37,7 +37,7 @@ unsafe extern "C" {
     fn lodge_read_unlock(lock: *mut bindings::rwlock_t);
     fn lodge_write_lock(lock: *mut bindings::rwlock_t);
     fn lodge_write_unlock(lock: *mut bindings::rwlock_t);
-    safe fn lodge_small_leaves_only() -> bool;
+    safe fn lodge_small_code_only(choice: kernel::ffi::c_int) -> bool;
     safe fn lodge_memory_encrypted() -> bool;
     safe fn lodge_signal_poisoned(hva: u64);
     fn lodge_host_page_get(
@@ -180,9 +180,9 @@ impl<T> Drop for WriteGuard<'_, T> {
     }
 }
 
-/// Whether a mitigation of this host forbids large leaves (iTLB multihit).
-pub(crate) fn small_leaves_only() -> bool {
-    lodge_small_leaves_only()
+/// Whether guests may execute from small leaves only (iTLB multihit); `choice` is the parameter `nx_huge_pages`.
+pub(crate) fn small_code_only(choice: i32) -> bool {
+    lodge_small_code_only(choice)
 }
 
 /// Whether the host's memory is encrypted: then a physical address alone does not reach it.

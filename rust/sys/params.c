@@ -3,12 +3,16 @@
  * Module parameters, under the names of the in-tree modules. The kernel crate's parameters have no file in sysfs, and
  * tools and tests read these.
  */
+#include <linux/cpu.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/string.h>
+#include <asm/spec-ctrl.h>
 
 #include "params.h"
 
 static struct lodge_params params = {
+	.nx_huge_pages = -1,
 	.second_stage = true,
 	.access_dirty = true,
 	.vpid = true,
@@ -34,6 +38,34 @@ static int prefix_set(const char *text, const struct kernel_param *kp)
 static const struct kernel_param_ops prefix_ops = { .set = prefix_set, .get = param_get_int };
 module_param_cb(force_emulation_prefix, &prefix_ops, &params.force_emulation_prefix, 0444);
 MODULE_PARM_DESC(force_emulation_prefix, "UD2 followed by \"kvm\" forces emulation of the next instruction: not there yet, only 0 is taken");
+/* The in-tree module's words, but at load only. What it shows is what came of it. */
+static int nx_huge_pages_set(const char *text, const struct kernel_param *kp)
+{
+	bool value;
+	int r;
+
+	if (sysfs_streq(text, "auto")) {
+		params.nx_huge_pages = -1;
+		return 0;
+	}
+	if (sysfs_streq(text, "off") || sysfs_streq(text, "never") || sysfs_streq(text, "force")) {
+		params.nx_huge_pages = text[0] == 'f';
+		return 0;
+	}
+	r = kstrtobool(text, &value);
+	if (!r)
+		params.nx_huge_pages = value;
+	return r;
+}
+
+static int nx_huge_pages_get(char *buffer, const struct kernel_param *kp)
+{
+	return sysfs_emit(buffer, "%c\n", itlb_multihit_kvm_mitigation ? 'Y' : 'N');
+}
+
+static const struct kernel_param_ops nx_huge_pages_ops = { .set = nx_huge_pages_set, .get = nx_huge_pages_get };
+module_param_cb(nx_huge_pages, &nx_huge_pages_ops, NULL, 0444);
+MODULE_PARM_DESC(nx_huge_pages, "Let guests execute from 4 KiB pages only: auto (if the CPU needs it), off, force");
 module_param_named(npt, params.second_stage, bool, 0444);
 MODULE_PARM_DESC(npt, "Nested paging (AMD); Lodge refuses to load without it");
 module_param_named(ept, params.second_stage, bool, 0444);

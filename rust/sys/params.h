@@ -7,6 +7,7 @@
 
 struct lodge_params {
 	int force_emulation_prefix;
+	int nx_huge_pages;
 	bool ignore_msrs;
 	bool second_stage;
 	bool access_dirty;

@@ -13,6 +13,8 @@ use kernel::ffi::c_int;
 #[derive(Clone, Copy)]
 pub(crate) struct Params {
     force_emulation_prefix: c_int,
+    /// Guests execute from small leaves only: 1, or 0, or less for "if the CPU needs it".
+    pub(crate) nx_huge_pages: c_int,
     /// Unknown MSRs read as 0 and swallow writes.
     pub(crate) ignore_msrs: bool,
     /// Nested paging, extended page tables.
@@ -31,7 +33,7 @@ pub(crate) struct Params {
     pub(crate) unrestricted_guest: bool,
 }
 
-const _: () = assert!(size_of::<Params>() == 12);
+const _: () = assert!(size_of::<Params>() == 16);
 
 /// What the CPU and the parameters together came to: `struct lodge_in_use`.
 #[repr(C)]

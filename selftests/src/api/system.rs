@@ -309,6 +309,7 @@ const KVM: &[(&str, Format)] = &[
     ("enable_pmu", Format::Flag),
     ("enable_vmware_backdoor", Format::Flag),
     ("eager_page_split", Format::Flag),
+    ("nx_huge_pages", Format::Flag),
 ];
 const AMD: &[(&str, Format)] = &[
     ("npt", Format::Flag),

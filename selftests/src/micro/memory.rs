@@ -30,6 +30,7 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/mem_large_pages_split", large_split)
         .secs(60)
         .no_ab(),
+    Test::new("micro/mem_large_pages_executed", large_executed).no_ab(),
     Test::new("micro/mem_zero_page", zero_page),
     Test::new("micro/mem_code_page_replaced", code_replaced),
     Test::new("micro/mem_poisoned", poisoned),
@@ -454,4 +455,44 @@ fn poisoned() {
     );
     eq!(g.cpu.run(), Exit::Hlt, "{}", g.describe());
     eq!(g.cpu.regs().rax, 0);
+}
+
+/// Code and data in one large page, touched in turns: where a CPU may execute from small pages only (iTLB multihit, or
+/// nx_huge_pages=force), the large one gives way at the first fetch.
+fn large_executed() {
+    const LARGE: u64 = 2 << 20;
+    let g = Guest::new(Mode::Long);
+    eq!(
+        g.mem.advise(LARGE as usize, LARGE as usize, MADV_HUGEPAGE),
+        Ok(0)
+    );
+    g.load(|a| {
+        let mut again = a.create_label();
+        a.mov(rdi, LARGE)?;
+        a.mov(ecx, 50)?;
+        a.set_label(&mut again)?;
+        // INC EAX; RET, written as data first, then executed, each time in another page.
+        a.mov(dword_ptr(rdi + 0x10), 0x00c3_c0ffu32 as i32)?;
+        a.inc(dword_ptr(rdi + 0x800))?;
+        a.lea(rdx, qword_ptr(rdi + 0x10))?;
+        a.call(rdx)?;
+        a.add(rdi, 0x3000)?;
+        a.dec(ecx)?;
+        a.jne(again)?;
+        a.mov(edx, dword_ptr(LARGE + 0x800))?;
+        a.hlt()
+    });
+    let mut r = g.cpu.regs();
+    r.rax = 0;
+    g.cpu.set_regs(&r);
+    eq!(g.cpu.run(), Exit::Hlt, "{}", g.describe());
+    let r = g.cpu.regs();
+    eq!((r.rax as u32, r.rdx as u32), (50, 1));
+    for page in 0..50 {
+        eq!(
+            g.mem.rd::<u32>((LARGE + page * 0x3000 + 0x800) as usize),
+            1,
+            "page {page}"
+        );
+    }
 }

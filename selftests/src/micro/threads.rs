@@ -122,7 +122,7 @@ pub(super) fn with_running(c: &Vcpu, body: impl FnOnce(&AtomicI32)) -> u32 {
     })
 }
 
-pub(super) fn count(g: &Guest) -> u64 {
+fn count(g: &Guest) -> u64 {
     g.mem.rd(DATA as usize)
 }
 
