@@ -153,12 +153,28 @@ impl GfnRange {
         }
     }
 
-    /// The range cut at multiples of 1 GiB: what is done at a time under a lock.
+    /// The range cut at multiples of 1 GiB, what a table of the third level spans.
     pub fn parts(self) -> impl Iterator<Item = Self> {
+        self.cut(Level::L1G.page_shift())
+    }
+
+    /// The range cut at multiples of 64 MiB: what is done at a time under a lock.
+    pub fn chunks(self) -> impl Iterator<Item = Self> {
+        const SHIFT: u32 = 14;
+        self.cut(SHIFT)
+    }
+
+    /// The range cut at multiples of `1 << shift` pages.
+    fn cut(self, shift: u32) -> impl Iterator<Item = Self> {
         let mut next = self.start;
         core::iter::from_fn(move || {
             let start = next;
-            next = Level::L1G.span(start).end.min(self.end);
+            let above = start.0.wrapping_shr(shift).wrapping_add(1);
+            // At the end of all numbers the next multiple is none.
+            next = match above.wrapping_shl(shift) {
+                0 => self.end,
+                end => Gfn(end).min(self.end),
+            };
             (start < next).then_some(Self { start, end: next })
         })
     }

@@ -53,6 +53,18 @@ fn parts_make_up_the_range() {
 }
 
 #[test]
+fn chunks_make_up_a_part() {
+    let part = GfnRange::new(Gfn((1 << 18) + 5), (1 << 18) - 5);
+    let chunks = part.chunks().collect::<Vec<_>>();
+    assert_eq!(chunks.len(), 16);
+    assert_eq!(chunks[0], GfnRange::new(Gfn((1 << 18) + 5), (1 << 14) - 5));
+    assert!(chunks.windows(2).all(|two| two[0].end == two[1].start));
+    assert_eq!(chunks[15].end, part.end);
+    assert_eq!(GfnRange::new(Gfn(7), 1).chunks().count(), 1);
+    assert_eq!(GfnRange::new(Gfn(u64::MAX - 1), 1).chunks().count(), 1);
+}
+
+#[test]
 fn ranges_meet() {
     let range = |start, pages| GfnRange::new(Gfn(start), pages);
     assert!(range(0, 4).overlaps(range(3, 1)) && !range(0, 4).overlaps(range(4, 1)));

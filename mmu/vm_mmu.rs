@@ -213,13 +213,37 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         settled.graves.free();
     }
 
-    /// Zaps pages, taking the write side for a part at a time.
-    fn zap(&self, range: GfnRange, may_block: bool) {
+    /// Zaps pages under the write side, which it lets go between two chunks if others wait for it or for the CPU.
+    fn zap_range<'a>(
+        &'a self,
+        mut guard: WriteGuard<'a, Guarded<P>>,
+        range: GfnRange,
+        may_block: bool,
+    ) -> WriteGuard<'a, Guarded<P>> {
         for part in range.parts() {
-            self.zap_locked(&mut self.lock.write(), part);
-            if may_block {
-                mm::cond_resched();
+            for chunk in part.chunks() {
+                self.zap_locked(&mut guard, chunk);
+                if chunk.end < range.end && guard.wanted() {
+                    drop(guard);
+                    if may_block {
+                        mm::cond_resched();
+                    }
+                    guard = self.lock.write();
+                }
             }
+            // Tables that no chunk covers as a whole.
+            if part.chunks().nth(1).is_some() {
+                self.zap_locked(&mut guard, part);
+            }
+        }
+        guard
+    }
+
+    /// Zaps pages, taking the write side by itself.
+    fn zap(&self, range: GfnRange, may_block: bool) {
+        drop(self.zap_range(self.lock.write(), range, may_block));
+        if may_block {
+            mm::cond_resched();
         }
     }
 
@@ -267,16 +291,7 @@ impl<P: PteFormat, F: RemoteFlush> MmEvents for Core<P, F> {
         let slots = self.slots.read();
         let retiring = guard.retiring;
         for range in slots.gfns_of_hvas(retiring.as_slice(), start, end) {
-            for part in range.parts() {
-                self.zap_locked(&mut guard, part);
-                if part.end < range.end {
-                    drop(guard);
-                    if may_block {
-                        mm::cond_resched();
-                    }
-                    guard = self.lock.write();
-                }
-            }
+            guard = self.zap_range(guard, range, may_block);
         }
     }
 

@@ -57,6 +57,12 @@ void lodge_write_unlock(rwlock_t *lock)
 	write_unlock(lock);
 }
 
+/* Whether the holder of the write side should let it go for a moment: others wait for the lock, or for the CPU. */
+bool lodge_write_wanted(rwlock_t *lock)
+{
+	return rwlock_needbreak(lock) || need_resched();
+}
+
 /* -- Table pages, by physical address. */
 
 static void account_table(struct page *page, int n)

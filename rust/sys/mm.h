@@ -38,6 +38,7 @@ void lodge_read_lock(rwlock_t *lock);
 void lodge_read_unlock(rwlock_t *lock);
 void lodge_write_lock(rwlock_t *lock);
 void lodge_write_unlock(rwlock_t *lock);
+bool lodge_write_wanted(rwlock_t *lock);
 
 u64 lodge_table_alloc(void);
 void lodge_table_free(u64 pa);

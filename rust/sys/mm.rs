@@ -37,6 +37,7 @@ unsafe extern "C" {
     fn lodge_read_unlock(lock: *mut bindings::rwlock_t);
     fn lodge_write_lock(lock: *mut bindings::rwlock_t);
     fn lodge_write_unlock(lock: *mut bindings::rwlock_t);
+    fn lodge_write_wanted(lock: *mut bindings::rwlock_t) -> bool;
     safe fn lodge_small_code_only(choice: kernel::ffi::c_int) -> bool;
     safe fn lodge_memory_encrypted() -> bool;
     safe fn lodge_signal_poisoned(hva: u64);
@@ -156,6 +157,14 @@ impl<T> Drop for ReadGuard<'_, T> {
 pub(crate) struct WriteGuard<'a, T> {
     lock: &'a RwSpinLock<T>,
     _not_send: NotThreadSafe,
+}
+
+impl<T> WriteGuard<'_, T> {
+    /// Whether others wait for the lock, or for this CPU.
+    pub(crate) fn wanted(&self) -> bool {
+        // SAFETY: the lock lives; this only looks at it.
+        unsafe { lodge_write_wanted(self.lock.raw.get()) }
+    }
 }
 
 impl<T> Deref for WriteGuard<'_, T> {
