@@ -12,8 +12,8 @@ slower=1
 if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
-SUITES="intel amd-bochs intel-haswell amd la57 host perf refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm lifecycle refuse-nosvm"
-REFUSALS="refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nosvm"
+SUITES="intel amd-bochs intel-haswell amd la57 host perf refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm lifecycle refuse-nonpt refuse-nosvm"
+REFUSALS="refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
 LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-lifecycle-intel long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
 
@@ -158,6 +158,7 @@ suite() {
     refuse-lynnfield) suite_refuse 'no unrestricted guest' --vendor corei5_lynnfield_750 ;;
     refuse-penryn) suite_refuse 'no extended page tables' --vendor core2_penryn_t9600 ;;
     refuse-nosvm) suite_refuse 'neither Intel VMX nor AMD SVM' --cpu qemu64,-svm --log "$LODGE_LOG/vm-nosvm.log" ;;
+    refuse-nonpt) suite_refuse 'no nested paging' --cpu EPYC,+svm,-npt --log "$LODGE_LOG/vm-nonpt.log" ;;
     # IA32_FEATURE_CONTROL: locked, without VMX. VM_CR: locked, SVM off.
     refuse-lockedvmx) suite_locked intel 0x3a 0x1 ;;
     refuse-lockedsvm) suite_locked amd-bochs 0xc0010114 0x18 ;;
