@@ -5,6 +5,8 @@
 
 use kernel::prelude::*;
 
+use crate::sys::compat::EOPNOTSUPP;
+
 mod hv;
 #[path = "../mmu/mod.rs"]
 mod mmu;
@@ -16,8 +18,6 @@ mod sys;
 mod uapi;
 #[path = "../vmx/mod.rs"]
 mod vmx;
-
-pub(crate) use LocalModule as Module;
 
 module! {
     type: Lodge,

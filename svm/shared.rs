@@ -8,6 +8,7 @@ use super::asid::CpuAsids;
 use super::features::{Disabled, Features, Refusal};
 use super::insn::HostSave;
 use crate::model::msr::{HwMsr, Pass};
+use crate::sys::compat::EOPNOTSUPP;
 use crate::sys::cpu;
 use crate::sys::global::{Global, PerCpu};
 use crate::sys::mm;

@@ -11,6 +11,7 @@ use super::setup::GuestMsr;
 use super::vmcs::Lists;
 use super::vpid::{Vpids, WORDS};
 use crate::model::msr::{HwMsr, Pass};
+use crate::sys::compat::EOPNOTSUPP;
 use crate::sys::cpu::{self, PreemptOff};
 use crate::sys::global::Global;
 use crate::sys::page::Pages;

@@ -9,13 +9,11 @@ use core::ffi::c_void;
 use kernel::bindings;
 use kernel::error::{from_result, to_result};
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
-use kernel::module::this_module;
 use kernel::prelude::*;
 use kernel::sync::{Arc, ArcBorrow};
 
-use crate::sys::ffi;
 use crate::sys::page::Pages;
-use crate::Module;
+use crate::sys::{compat, ffi};
 
 /// An object behind a file descriptor. Callbacks run in task context and may sleep.
 pub(crate) trait FileObject: Send + Sync + 'static {
@@ -38,7 +36,7 @@ struct Vtable<T>(core::marker::PhantomData<T>);
 
 impl<T: FileObject> Vtable<T> {
     const FOPS: bindings::file_operations = bindings::file_operations {
-        owner: this_module::<Module>().as_ptr(),
+        owner: compat::owner(),
         release: Some(release::<T>),
         unlocked_ioctl: Some(ioctl::<T>),
         compat_ioctl: Some(ioctl::<T>),
@@ -187,7 +185,7 @@ struct SystemVtable<D>(core::marker::PhantomData<D>);
 
 impl<D: SystemDevice> SystemVtable<D> {
     const FOPS: bindings::file_operations = bindings::file_operations {
-        owner: this_module::<Module>().as_ptr(),
+        owner: compat::owner(),
         unlocked_ioctl: Some(system_ioctl::<D>),
         compat_ioctl: Some(system_ioctl::<D>),
         llseek: Some(bindings::noop_llseek),

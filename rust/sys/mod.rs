@@ -3,6 +3,7 @@
 //!
 //! Files here may hold `unsafe` (they are listed in `unsafe-files.txt`); each says at its head why.
 
+pub(crate) mod compat;
 pub(crate) mod cpu;
 pub(crate) mod ffi;
 pub(crate) mod file;

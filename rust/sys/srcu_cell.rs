@@ -7,7 +7,8 @@ use core::ops::Deref;
 
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Full};
-use kernel::sync::srcu::{Guard, Srcu};
+
+use crate::sys::compat::{new_srcu, Guard, Srcu};
 
 /// A published `T`. Readers may sleep.
 ///
@@ -30,7 +31,7 @@ impl<T> SrcuCell<T> {
     /// Publishes a first value.
     pub(crate) fn new(value: KBox<T>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            srcu <- kernel::new_srcu!("lodge"),
+            srcu <- new_srcu(),
             // INVARIANT: just boxed.
             current: Atomic::new(KBox::into_raw(value)),
         })
