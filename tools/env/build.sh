@@ -6,7 +6,7 @@ env=$(dirname "$0")
 
 need_root
 "$env/root.sh"
-need_kernel
+need_kernel ""
 if [ "${MODULE:-ours}" = ours ]; then KVER='' KDIR='' "$env/module.sh"; fi
 KVER='' KDIR='' M=$LODGE_SRC/selftests/foreign "$env/module.sh"
 "$env/programs.sh"

@@ -6,7 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 
 FRAGMENT=$LODGE_SRC/tools/env/debug.config
-ARGS="ARCH=x86_64 LLVM=-19"
+ARGS=(ARCH=x86_64 LLVM=-19)
 
 # lacking CONFIG: the required lines of the fragment that a configuration does not have.
 lacking() { sed -n 's/ *# required$//p' "$FRAGMENT" | grep -vxFf "$1" || true; }
@@ -19,21 +19,20 @@ build_debug_kernel() {
     mkdir -p "$dir/build"
     rm -f "$dir/kbuild-args"
     sed 's/ *# required$//' "$FRAGMENT" >"$dir/fragment"
-    # shellcheck disable=SC2086 # words, here and below
-    in_root make -C "$source" O="/cache/kernel/$name/build" $ARGS \
+    in_root make -C "$source" O="/cache/kernel/$name/build" "${ARGS[@]}" \
         KCONFIG_ALLCONFIG="/cache/kernel/$name/fragment" allnoconfig
     lacking=$(lacking "$dir/build/.config")
     [ -z "$lacking" ] || die "the configuration lacks: $(echo "$lacking" | tr '\n' ' ')"
     # Its own modules, which are KVM, are left out: they take as long as a fifth of the rest.
-    in_root make -C "$source" O="/cache/kernel/$name/build" $ARGS -j"$(nproc)" bzImage modules_prepare
+    in_root make -C "$source" O="/cache/kernel/$name/build" "${ARGS[@]}" -j"$(nproc)" bzImage modules_prepare
     cp "$dir/build/vmlinux.symvers" "$dir/build/Module.symvers"
     cp "$dir/build/arch/x86/boot/bzImage" "$dir/vmlinuz"
-    echo "$ARGS" >"$dir/kbuild-args"
+    echo "${ARGS[*]}" >"$dir/kbuild-args"
 }
 
 need_root
 "$(dirname "$0")/root.sh"
 "$(dirname "$0")/kernel.sh"
 ver=$(readlink "$LODGE_CACHE/kernel/current")
-key=$( (declare -f build_debug_kernel && echo "$ARGS" && grep -v '^#' "$FRAGMENT") | sha256sum | cut -c1-16)
-step "debug-kernel-$ver" "15 minutes" "$key" build_debug_kernel "$ver"
+key=$( (declare -f build_debug_kernel && echo "${ARGS[*]}" && grep -v '^#' "$FRAGMENT") | sha256sum | cut -c1-16)
+step "debug-kernel-$ver" "25 minutes" "$key" build_debug_kernel "$ver"

@@ -67,14 +67,15 @@ part_ours() {
 }
 
 part_intree() {
-    local modules file
+    local modules file name
     [ "$KERNEL" = stock ] || die "the $KERNEL kernel was built without its own KVM"
     modules=$(readlink -f "$LODGE_CACHE/kernel/$(kernel_version)/modules")/kernel
     fresh "$PARTS/intree" "$modules"/arch/x86/kvm/kvm.ko* && return
     mkdir -p "$work/modules/intree"
     for file in "$modules"/arch/x86/kvm/kvm{,-amd,-intel}.ko* "$modules"/virt/lib/irqbypass.ko*; do
+        name=$(basename "$file" .xz)
         case $file in
-        *.xz) in_root xz -dc <"$file" >"$work/modules/intree/$(basename "$file" .xz)" ;;
+        *.xz) in_root xz -dc <"$file" >"$work/modules/intree/$name" ;;
         *) cp "$file" "$work/modules/intree/" ;;
         esac
     done

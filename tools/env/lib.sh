@@ -86,8 +86,8 @@ kernel_version() {
     esac
 }
 
-# need_kernel [VER]: makes the kernel in use, or Debian's VER.
+# need_kernel VER: makes Debian's VER, or, if that is empty, the kernel in use.
 need_kernel() {
-    "$LODGE_SRC/tools/env/kernel.sh" "$@"
-    if [ "$KERNEL" != stock ] && [ $# = 0 ]; then "$LODGE_SRC/tools/env/$KERNEL-kernel.sh"; fi
+    "$LODGE_SRC/tools/env/kernel.sh" ${1:+"$1"}
+    if [ "$KERNEL" != stock ] && [ -z "$1" ]; then "$LODGE_SRC/tools/env/$KERNEL-kernel.sh"; fi
 }

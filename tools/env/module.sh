@@ -20,7 +20,7 @@ if [ -n "${KDIR:-}" ]; then
 else
     need_root
     "$env/root.sh"
-    need_kernel ${KVER:+"$KVER"}
+    need_kernel "${KVER:-}"
     name=${KVER:-$(kernel_version)}
     KDIR=$LODGE_CACHE/kernel/$name/build
 fi

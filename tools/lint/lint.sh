@@ -122,7 +122,7 @@ check_sizes() { sources '*.rs' '*.c' '*.S' '*.sh' | xargs wc -l | awk '$1 > 600 
 
 need_root
 "$LODGE_SRC/tools/env/root.sh"
-need_kernel
+need_kernel ""
 KO=$LODGE_CACHE/module/$(kernel_version)/kvm.ko
 passed=0 failed=0
 # shellcheck disable=SC2086 # words
