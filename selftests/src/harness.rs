@@ -311,7 +311,7 @@ fn judge(t: &Test, r: &Run, limit: Duration, log: &[String]) -> Outcome {
 
 /// How a run is done.
 pub struct Options {
-    /// Only tests whose name holds one of these; all if empty.
+    /// Only tests whose name holds one of these, all if there is none; not those whose name holds what follows a `-`.
     pub patterns: Vec<String>,
     /// Factor on the time limits.
     pub slow: u64,
@@ -324,7 +324,14 @@ pub struct Options {
 impl Options {
     /// Is this test asked for?
     pub fn wants(&self, t: &Test) -> bool {
-        (self.patterns.is_empty() || self.patterns.iter().any(|p| t.name.contains(p.as_str())))
+        let (out, only): (Vec<&str>, Vec<&str>) = self
+            .patterns
+            .iter()
+            .map(String::as_str)
+            .partition(|p| p.starts_with('-'));
+        let left_out = out.iter().any(|p| t.name.contains(&p[1..]));
+        !left_out
+            && (only.is_empty() || only.iter().any(|p| t.name.contains(p)))
             && (!self.record || t.ab)
             && if self.long.is_some() {
                 t.long.is_some()
@@ -406,6 +413,26 @@ mod tests {
     fn outcome(t: &Test) -> Outcome {
         let limit = Duration::from_secs(t.secs);
         judge(t, &run_child(t, limit), limit, &[])
+    }
+
+    #[test]
+    fn patterns_choose_and_leave_out() {
+        let wants = |patterns: &[&str], name| {
+            let options = Options {
+                patterns: patterns.iter().map(|p| (*p).to_owned()).collect(),
+                slow: 1,
+                record: false,
+                long: None,
+            };
+            options.wants(&Test::new(name, || {}))
+        };
+        assert!(wants(&[], "a/b"));
+        assert!(wants(&["a/", "c/"], "a/b"));
+        assert!(!wants(&["c/"], "a/b"));
+        assert!(!wants(&["-a/"], "a/b"));
+        assert!(wants(&["-a/"], "c/b"));
+        assert!(!wants(&["a/", "-b"], "a/b"));
+        assert!(wants(&["a/", "-b"], "a/c"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! Tests of a KVM implementation, run inside the host VM on its /dev/kvm.
 //!
 //! ```text
-//! selftests [--slow N] [PATTERN...]      run the tests whose names hold a pattern; KTAP on stdout
+//! selftests [--slow N] [PATTERN...]      run the tests whose names hold a pattern, -PATTERN: not those; KTAP on stdout
 //! selftests --long [--scale PERCENT] ... only those worth running for long, with full counts or PERCENT of them
 //! selftests --list [PATTERN...]          their names
 //! selftests bench [--quick] [EXIT]       measure this KVM

@@ -324,7 +324,7 @@ pub fn wait_for(what: &str, mut f: impl FnMut() -> bool) {
     let began = Instant::now();
     while !f() {
         assert!(
-            began.elapsed() < Duration::from_secs(40),
+            began.elapsed() < Duration::from_secs(300),
             "waited for {what} in vain"
         );
         std::thread::sleep(Duration::from_millis(1));

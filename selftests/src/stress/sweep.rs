@@ -171,7 +171,7 @@ impl Progress {
         let began = Instant::now();
         while self.sweeps.load(Ordering::SeqCst) < sweeps && !self.done.load(Ordering::SeqCst) {
             assert!(
-                began.elapsed() < Duration::from_secs(60),
+                began.elapsed() < Duration::from_secs(600),
                 "waited for {what} in vain: {} sweeps, EFAULT {} times",
                 self.sweeps.load(Ordering::SeqCst),
                 self.efaults.load(Ordering::SeqCst)
