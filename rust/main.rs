@@ -40,7 +40,9 @@ impl kernel::Module for Lodge {
         }
         // The kernel forgets a feature that the firmware has locked away; CPUID does not.
         match sys::cpu::cpuid_virtualization() {
-            Some(name) => pr_err!("the firmware disabled {name}: switch it on in its set-up\n"),
+            Some(name) => {
+                pr_err!("{name} is disabled, by the firmware (see its set-up) or the kernel's command line\n")
+            }
             None => pr_err!("the CPU has neither Intel VMX nor AMD SVM\n"),
         }
         Err(EOPNOTSUPP)

@@ -9,9 +9,13 @@
 	.byte	0x55, 0xaa, 1			/* the signature, and the size in units of 512 bytes */
 	pushal
 	movl	$MSR, %ecx
+	/* The firmware may call twice, and a locked register refuses a second write. */
+	rdmsr
+	cmpl	$VALUE, %eax
+	je	1f
 	movl	$VALUE, %eax
 	xorl	%edx, %edx
 	wrmsr
-	popal
+1:	popal
 	lret
 	.org	511
