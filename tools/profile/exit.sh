@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Shows where the instructions of one exit go: all that the host executes from one time round the guest's loop to the next, in the order
-# of execution and summed up by function.   usage: exit.sh ours|intree [EXIT [NAME]]     EXIT: a part of a name in `selftests bench`
+# of execution and summed up by function; what is not in the modules is called `kernel`, as Debian has no list of the kernel's symbols.
+#    usage: exit.sh ours|intree [EXIT [NAME]]     EXIT: a part of a name in `selftests bench`
 # Both lists are left in $LODGE_CACHE/log/NAME.{trace,sum}; NAME is exit-MODULE if none is given.
 . "$(dirname "$0")/../env/lib.sh"
 
@@ -14,10 +15,7 @@ in_root gcc -O2 -Wall -shared -fPIC -o "$(path_in_root "$dir")/trace.so" /lodge/
 "$LODGE_SRC/tools/env/vm.sh" --module "$module" --icount --smp 1 --parts programs --append nokaslr --timeout 600 \
     --plugin "$(path_in_root "$dir")/trace.so,at=0x8006,nth=40,out=$(path_in_root "$dir")/addresses" --log "$LODGE_LOG/$name.vm" \
     "selftests bench '$exit'; grep '\[kvm' /proc/kallsyms" >"$dir/console"
-{
-    cat "$LODGE_ROOT/boot/System.map-$(kernel_version)"
-    grep -aE '^[0-9a-f]{16} [a-zA-Z] ' "$dir/console" | tr -d '\r' | tr '\t' ' '
-} | in_root c++filt -s rust >"$dir/symbols"
+grep -aE '^[0-9a-f]{16} [a-zA-Z] ' "$dir/console" | tr -d '\r' | tr '\t' ' ' | in_root c++filt -s rust >"$dir/symbols"
 in_root python3 /lodge/tools/profile/symbolize.py "$(path_in_root "$dir")"/{symbols,addresses} >"$LODGE_LOG/$name.trace"
 sed -E 's/\+[0-9]+$//' "$LODGE_LOG/$name.trace" | sort | uniq -c | sort -rn >"$LODGE_LOG/$name.sum"
 echo "$(wc -l <"$LODGE_LOG/$name.trace") instructions:"

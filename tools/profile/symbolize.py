@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Puts names to addresses.   usage: symbolize.py SYMBOLS ADDRESSES     (SYMBOLS: lines as in System.map and /proc/kallsyms)"""
+"""Puts names to addresses.   usage: symbolize.py SYMBOLS ADDRESSES     (SYMBOLS: the modules' lines of /proc/kallsyms)"""
 import bisect
 import re
 import sys
@@ -15,6 +15,9 @@ for line in open(sys.argv[2]):
     at = int(line, 16)
     if at < 1 << 47:
         print("user" if at >= 1 << 32 else "guest")
+        continue
+    if at < starts[0]:
+        print("kernel")
         continue
     start, name = symbols[bisect.bisect_right(starts, at) - 1]
     print(f"{name}+{at - start}")
