@@ -213,6 +213,22 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         settled.graves.free();
     }
 
+    /// Lets the write side go and takes it again, if others wait for it or for the CPU.
+    fn let_others<'a>(
+        &'a self,
+        guard: WriteGuard<'a, Guarded<P>>,
+        may_block: bool,
+    ) -> WriteGuard<'a, Guarded<P>> {
+        if !guard.wanted() {
+            return guard;
+        }
+        drop(guard);
+        if may_block {
+            mm::cond_resched();
+        }
+        self.lock.write()
+    }
+
     /// Zaps pages under the write side, which it lets go between two chunks if others wait for it or for the CPU.
     fn zap_range<'a>(
         &'a self,
@@ -223,12 +239,8 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         for part in range.parts() {
             for chunk in part.chunks() {
                 self.zap_locked(&mut guard, chunk);
-                if chunk.end < range.end && guard.wanted() {
-                    drop(guard);
-                    if may_block {
-                        mm::cond_resched();
-                    }
-                    guard = self.lock.write();
+                if chunk.end < range.end {
+                    guard = self.let_others(guard, may_block);
                 }
             }
             // Tables that no chunk covers as a whole.
@@ -290,7 +302,9 @@ impl<P: PteFormat, F: RemoteFlush> MmEvents for Core<P, F> {
         guard.invalidations.begin(start, end);
         let slots = self.slots.read();
         let retiring = guard.retiring;
+        // User space may have the same memory in thousands of slots: the lock is let go between these too.
         for range in slots.gfns_of_hvas(retiring.as_slice(), start, end) {
+            guard = self.let_others(guard, may_block);
             guard = self.zap_range(guard, range, may_block);
         }
     }
