@@ -58,9 +58,8 @@ fn rare(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
             cx.state.hw.iret(rip);
             Ok(Flow::Resume)
         }
-        // The caches are the host's: it keeps them coherent.
-        code::INVD => after(cx, Kind::Invd, skip),
-        code::WBINVD => after(cx, Kind::Wbinvd, skip),
+        code::INVD => after(cx, Kind::Invd, |cx, len| Ok(cx.flush_caches(len))),
+        code::WBINVD => after(cx, Kind::Wbinvd, |cx, len| Ok(cx.flush_caches(len))),
         code::XSETBV => after(cx, Kind::Xsetbv, cr::xsetbv),
         code::SHUTDOWN => Ok(cx.shutdown()),
         code::RDPMC => {
@@ -115,11 +114,6 @@ fn register_access(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
         _ => return cx.emulate(),
     };
     Ok(cx.conclude(done, next.wrapping_sub(rip) as u8 & 0xf))
-}
-
-fn skip(cx: &mut Cx<'_>, len: u8) -> Result<Flow> {
-    cx.skip(len);
-    Ok(Flow::Resume)
 }
 
 /// Runs `then` with the length of the intercepted instruction: from the CPU where it tells, else by decoding. What is found at

@@ -69,11 +69,7 @@ fn rare(cx: &mut Cx<'_>, exit: Exit, reason: Basic, len: u8) -> Result<Flow> {
         Basic::TripleFault => Ok(cx.shutdown()),
         Basic::DrAccess => Ok(dr_access(cx, len)),
         Basic::Xsetbv => cr::xsetbv(cx, len),
-        // The caches are the host's: it keeps them coherent.
-        Basic::Invd | Basic::Wbinvd => {
-            cx.skip(len);
-            Ok(Flow::Resume)
-        }
+        Basic::Invd | Basic::Wbinvd => Ok(cx.flush_caches(len)),
         Basic::Rdpmc => {
             cx.raise_gp();
             Ok(Flow::Resume)

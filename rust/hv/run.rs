@@ -148,6 +148,17 @@ impl<B: Backend> Loaded<'_, B> {
         Flow::User
     }
 
+    /// INVD or WBINVD, `len` bytes long. The caches are the host's, which keeps them coherent. CPUs look at the privilege level before
+    /// the intercept; QEMU's TCG does not.
+    pub(crate) fn flush_caches(&mut self, len: u8) -> Flow {
+        if B::cpl(&mut self.state.hw) == 0 {
+            self.skip(len);
+        } else {
+            self.raise_gp();
+        }
+        Flow::Resume
+    }
+
     /// A hypercall, in an instruction of `len` bytes: the guest asked, though none is offered.
     pub(crate) fn hypercall(&mut self, len: u8) -> Flow {
         self.count(Stat::Hypercalls);
