@@ -12,6 +12,9 @@ mod memory;
 mod mmio;
 mod mmio_insn;
 mod modes;
+mod privilege;
+mod privilege_gates;
+pub mod privilege_where;
 mod threads;
 mod trace;
 
@@ -34,6 +37,8 @@ pub fn tests() -> Vec<Test> {
         host::TESTS,
         trace::TESTS,
         lifecycle::TESTS,
+        privilege::TESTS,
+        privilege_gates::TESTS,
     ]
     .concat()
 }
