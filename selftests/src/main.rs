@@ -4,6 +4,7 @@
 //! ```text
 //! selftests [--slow N] [PATTERN...]      run the tests whose names hold a pattern, -PATTERN: not those; KTAP on stdout
 //! selftests --long [--scale PERCENT] ... only those worth running for long, with full counts or PERCENT of them
+//! selftests --seed N NAME...             of the attackers' tests, only the attack with that seed
 //! selftests --list [PATTERN...]          their names
 //! selftests bench [--quick] [EXIT]       measure this KVM
 //! selftests bench-table OURS IN-TREE     compare two measurements
@@ -17,6 +18,7 @@ mod api;
 mod bench;
 mod guest;
 mod harness;
+mod hostile;
 mod kmsg;
 mod kvm;
 mod micro;
@@ -32,6 +34,7 @@ fn all() -> Vec<harness::Test> {
         api::tests(),
         micro::tests(),
         stress::tests(),
+        hostile::tests(),
         bench::TESTS.to_vec(),
     ]
     .concat()
@@ -71,6 +74,9 @@ fn main() -> ExitCode {
     let scale = number(&mut args, "--scale").unwrap_or(100);
     let long = flag(&mut args, "--long").then_some(scale);
     let list = flag(&mut args, "--list");
+    if let Some(seed) = number(&mut args, "--seed") {
+        hostile::set_seed(seed);
+    }
     let record = args.first().is_some_and(|a| a == "ab");
     let options = harness::Options {
         patterns: args.into_iter().skip(usize::from(record)).collect(),

@@ -246,6 +246,23 @@ impl Map {
             self.wr(off + i, *x);
         }
     }
+    /// Copies `b` to `off` at once; for much memory that no guest is using.
+    pub fn put(&self, off: usize, b: &[u8]) {
+        self.check(off, b.len());
+        // SAFETY: inside the mapping, to which no reference exists.
+        unsafe { ptr::copy_nonoverlapping(b.as_ptr(), self.at.add(off), b.len()) };
+    }
+    /// Replaces a part by fresh private memory of another protection (mmap with MAP_FIXED).
+    pub fn replace(&self, off: usize, n: usize, prot: i32) -> Res {
+        self.check(off, n);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: the range is ours and no reference into it exists.
+        let p = unsafe { libc::mmap(self.at.add(off).cast(), n, prot, flags, -1, 0) };
+        if p == libc::MAP_FAILED {
+            return Err(errno());
+        }
+        Ok(0)
+    }
     /// Reads `n` bytes at `off`.
     pub fn read(&self, off: usize, n: usize) -> Vec<u8> {
         (0..n).map(|i| self.rd(off + i)).collect()
@@ -487,6 +504,26 @@ pub fn write(fd: i32, b: &[u8]) -> Result<usize, i32> {
     // SAFETY: a live buffer of this length.
     let n = unsafe { libc::write(fd, b.as_ptr().cast(), b.len()) };
     usize::try_from(n).map_err(|_| errno())
+}
+
+/// dup(2).
+pub fn dup(fd: i32) -> Res {
+    // SAFETY: descriptors are numbers.
+    ret(unsafe { libc::dup(fd) })
+}
+
+/// A SIGALRM every `us` microseconds; 0 ends that.
+pub fn alarm_every(us: i64) {
+    let every = libc::timeval {
+        tv_sec: us / 1_000_000,
+        tv_usec: us % 1_000_000,
+    };
+    let timer = libc::itimerval {
+        it_interval: every,
+        it_value: every,
+    };
+    // SAFETY: the structure is a live local.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, ptr::null_mut()) };
 }
 
 /// Waits until `fd` can be read, at most `ms` milliseconds.

@@ -8,6 +8,7 @@ mod memory;
 mod msrs;
 mod run;
 mod sregs;
+mod stale;
 mod state;
 mod system;
 
@@ -21,6 +22,7 @@ pub fn tests() -> Vec<Test> {
         lifetime::TESTS,
         memory::TESTS,
         state::TESTS,
+        stale::TESTS,
         sregs::TESTS,
         cpuid::TESTS,
         msrs::TESTS,
