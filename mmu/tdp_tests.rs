@@ -7,10 +7,13 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
+use super::funnel::judge;
 use super::*;
 use crate::mmu::ept::{Ept, EptConfig};
 use crate::mmu::npt::{Npt, NptConfig};
-use crate::mmu::Access;
+use crate::mmu::pte::FROZEN;
+use crate::mmu::storage::{FlushOwed, Graveyard, Owed};
+use crate::mmu::{Access, GfnRange};
 
 /// An entry. If `rival` is not 0, another CPU writes that value right before the next compare-and-exchange.
 #[derive(Default)]
