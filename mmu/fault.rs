@@ -6,13 +6,15 @@ use kernel::sync::atomic::{Acquire, Relaxed};
 
 use crate::sys::mm::{self, HostPage, HostPageError};
 
+use super::dirty_log::DirtyLog;
+use super::flush::RemoteFlush;
 use super::pages::{PageTables, TableCache};
 use super::pte::PteFormat;
 use super::slots::{self, Slot};
 use super::storage::Counts;
 use super::tdp::{Map, MapError, Tdp};
-use super::vm_mmu::{Core, Mmu, RemoteFlush};
-use super::{Access, Gfn, Gpa, Level, MemType, Perms, Pfn};
+use super::vm_mmu::{Core, Mmu, SlotSet};
+use super::{Access, Gfn, Gpa, Level, MemType, Pfn};
 
 /// What became of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +136,7 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
         let slots = self.core.slots.read();
         let (mut at, mut rest) = (gpa, buf);
         while !rest.is_empty() {
-            let slot = writable_slot(slots.get(), at)?;
+            let (slot, log) = writable_slot(&slots, at)?;
             let hva = slot.hva_of_byte(at).ok_or(GuestMemError {
                 gpa: at,
                 kind: GuestMemErrorKind::NoSlot,
@@ -142,6 +144,10 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
             let n = rest.len().min(at.left_in_page() as usize);
             let (part, tail) = rest.split_at(n);
             let left = mm::write_user(hva.0, part);
+            // After the write, so that whoever takes the mark finds what was written.
+            if let Some(log) = log {
+                log.mark(slot, at.gfn());
+            }
             if left != 0 {
                 return Err(failed_at(at, n, left));
             }
@@ -168,9 +174,8 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
             gpa,
             kind: GuestMemErrorKind::BadHva,
         };
-        let hva = writable_slot(slots.get(), gpa)?
-            .hva_of_byte(gpa)
-            .ok_or(bad)?;
+        let (slot, log) = writable_slot(&slots, gpa)?;
+        let hva = slot.hva_of_byte(gpa).ok_or(bad)?;
         if bytes > 8 || u64::from(bytes) > gpa.left_in_page() {
             return Err(bad);
         }
@@ -178,7 +183,11 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
             drop(slots);
             return self.exchange_across_lines(gpa, bytes, old, new);
         }
-        mm::cmpxchg_user(hva.0, bytes, old, new).map_err(|_| bad)
+        let done = mm::cmpxchg_user(hva.0, bytes, old, new).map_err(|_| bad)?;
+        if let (Some(log), Ok(())) = (log, done) {
+            log.mark(slot, gpa.gfn());
+        }
+        Ok(done)
     }
 
     /// A locked access across cache lines raises #AC where the host looks for those, and in the kernel that is fatal.
@@ -206,13 +215,15 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
 /// Bytes in a cache line.
 const LINE: u64 = 64;
 
-fn writable_slot(slots: &[Slot], gpa: Gpa) -> Result<&Slot, GuestMemError> {
+fn writable_slot(slots: &SlotSet, gpa: Gpa) -> Result<(&Slot, Option<&DirtyLog>), GuestMemError> {
     let fail = |kind| GuestMemError { gpa, kind };
-    let slot = slots::find(slots, gpa.gfn()).ok_or(fail(GuestMemErrorKind::NoSlot))?;
+    let (slot, log) = slots
+        .find(gpa.gfn())
+        .ok_or(fail(GuestMemErrorKind::NoSlot))?;
     if slot.readonly {
         return Err(fail(GuestMemErrorKind::Readonly));
     }
-    Ok(slot)
+    Ok((slot, log))
 }
 
 /// The address `n` bytes on. A slot ends below 2^64, so an access cannot wrap within slots; the next look-up fails instead.
@@ -238,7 +249,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
     ) -> Result<Option<FaultOutcome>> {
         // Held until the entry is in place: a slot that goes waits for it.
         let slots = self.slots.read();
-        let Some(slot) = slots::find(slots.get(), gfn) else {
+        let Some((slot, log)) = slots.find(gfn) else {
             return Ok(Some(FaultOutcome::NoSlot));
         };
         if access.write && slot.readonly {
@@ -248,7 +259,8 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
             return Ok(Some(FaultOutcome::Broken));
         };
         let sequence = self.sequence.load(Acquire);
-        let page = match HostPage::get(hva.0, access.write, !slot.readonly) {
+        let may_write = slot.perms(access, true).write;
+        let page = match HostPage::get(hva.0, access.write, may_write) {
             Ok(page) => page,
             Err(HostPageError::Fault) => return Ok(Some(FaultOutcome::BadHva)),
             // The signal ends KVM_RUN, as that of the thread's own access would end an instruction.
@@ -279,8 +291,8 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
             pfn: Pfn(page.pfn()),
             level,
             perms: Perms {
-                write: page.writable() && !slot.readonly,
                 exec,
+                ..slot.perms(access, page.writable())
             },
             mem: if page.is_ram() {
                 MemType::WriteBack
@@ -288,14 +300,14 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
                 MemType::Uncached
             },
         };
-        Ok(self.install(cache, slot, &map, sequence, page))
+        Ok(self.install(cache, (slot, log), &map, sequence, page))
     }
 
     /// Makes the entry visible, unless the host changed its mapping since `sequence` was read.
     fn install(
         &self,
         cache: &mut TableCache,
-        slot: &Slot,
+        (slot, log): (&Slot, Option<&DirtyLog>),
         map: &Map,
         sequence: u64,
         page: HostPage,
@@ -314,6 +326,10 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         self.count(&counts);
         // Still under the lock: the page must be known dirty before the notifier can take it from the guest.
         if result.is_ok() && map.perms.write {
+            // So must the log, before the write side can take both the mark and the right to write.
+            if let Some(log) = log {
+                log.mark(slot, map.gfn);
+            }
             page.put_dirty();
         } else {
             drop(page);

@@ -45,9 +45,13 @@
     )
 )]
 
+pub mod dirty;
+#[cfg(CONFIG_RUST)]
+mod dirty_log;
 pub mod ept;
 #[cfg(CONFIG_RUST)]
 pub(crate) mod fault;
+pub mod flush;
 pub mod gwalk;
 pub mod invalidation;
 pub mod npt;

@@ -26,6 +26,9 @@ unsafe extern "C" {
 #[repr(transparent)]
 pub(crate) struct PageCell(Atomic<u64>);
 
+// SAFETY: an atomic integer, for which all bits zero is a value.
+unsafe impl pin_init::Zeroable for PageCell {}
+
 impl Cell64 for PageCell {
     fn load(&self) -> u64 {
         self.0.load(Acquire)

@@ -5,7 +5,7 @@
 //! [`plan`] says what a request means, and the caller builds the new set.
 #![forbid(unsafe_code)]
 
-use super::{Gfn, GfnRange, Gpa, Hva, Level, PAGE_SHIFT, PAGE_SIZE};
+use super::{Access, Gfn, GfnRange, Gpa, Hva, Level, Perms, PAGE_SHIFT, PAGE_SIZE};
 
 /// Slots that user space may have in an address space (KVM_CAP_NR_MEMSLOTS); larger ids are refused.
 pub const USER_SLOTS: u16 = 32764;
@@ -63,9 +63,21 @@ impl Slot {
         }
     }
 
+    /// What a leaf may permit that is mapped for `access`, where the host permits writing as `host_writable` says. Where writes are
+    /// logged, each page is mapped without the right to write until it is written.
+    pub const fn perms(&self, access: Access, host_writable: bool) -> Perms {
+        Perms {
+            write: host_writable && !self.readonly && (!self.dirty_log || access.write),
+            exec: true,
+        }
+    }
+
     /// The largest leaf for `gfn` that follows a host mapping of level `host`, lies in the slot as a whole, and for which guest and
-    /// user addresses are aligned alike.
+    /// user addresses are aligned alike. Where writes are logged, page by page.
     pub const fn leaf_level(&self, gfn: Gfn, host: Level) -> Level {
+        if self.dirty_log {
+            return Level::L4K;
+        }
         let skew = self.base_gfn.0 ^ (self.hva.0 >> PAGE_SHIFT);
         let mut level = host;
         while let Some(below) = level.below() {
@@ -99,10 +111,21 @@ impl Slot {
 
 /// The slot that holds `gfn`. Logarithmic.
 pub fn find(slots: &[Slot], gfn: Gfn) -> Option<&Slot> {
+    slots.get(index_of(slots, gfn)?)
+}
+
+/// The index of the slot that holds `gfn`. Logarithmic.
+pub fn index_of(slots: &[Slot], gfn: Gfn) -> Option<usize> {
     let after = slots.partition_point(|slot| slot.base_gfn <= gfn);
-    slots
-        .get(after.checked_sub(1)?)
-        .filter(|slot| slot.contains(gfn))
+    let index = after.checked_sub(1)?;
+    let slot = slots.get(index)?;
+    slot.contains(gfn).then_some(index)
+}
+
+/// Reads the number that user space gives for a slot; `None` for one that no slot can have.
+pub fn slot_id(number: u32) -> Option<u16> {
+    // One address space, as there is no SMM.
+    u16::try_from(number).ok().filter(|&id| id < USER_SLOTS)
 }
 
 /// The slots that have a page in `range`, in ascending order.
@@ -186,6 +209,18 @@ pub enum Change {
     Nothing,
 }
 
+impl Change {
+    /// The slot that goes and the one that comes.
+    pub const fn slots(self) -> (Option<Slot>, Option<Slot>) {
+        match self {
+            Self::Create(new) => (None, Some(new)),
+            Self::Delete(old) => (Some(old), None),
+            Self::Move { old, new } | Self::Flags { old, new } => (Some(old), Some(new)),
+            Self::Nothing => (None, None),
+        }
+    }
+}
+
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotError {
@@ -229,10 +264,7 @@ pub fn plan(slots: &[Slot], request: &SlotRequest, limits: &Limits) -> Result<Ch
 fn check_words(request: &SlotRequest, limits: &Limits) -> Result<u16, SlotError> {
     let unaligned = |value: u64| value & PAGE_SIZE.wrapping_sub(1) != 0;
     let hva_end = request.hva.checked_add(request.size);
-    // One address space, as there is no SMM.
-    let id = u16::try_from(request.slot)
-        .ok()
-        .filter(|&id| id < USER_SLOTS);
+    let id = slot_id(request.slot);
     let bad = request.flags & !limits.flags != 0
         || unaligned(request.size)
         || unaligned(request.gpa)

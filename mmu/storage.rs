@@ -123,6 +123,27 @@ pub struct Settled<G> {
     pub flushed: bool,
 }
 
+impl Owed<()> {
+    /// Nothing done, nothing owed.
+    pub const NOTHING: Self = Self {
+        flush: FlushOwed::NONE,
+        graves: (),
+        counts: Counts {
+            leaves: [0; 3],
+            tables: 0,
+        },
+        bug: None,
+    };
+
+    /// What this operation and another one owe together.
+    pub fn and(mut self, other: Self) -> Self {
+        other.flush.pay(|range| self.flush.owe(range));
+        self.counts.add(&other.counts);
+        self.bug = self.bug.or(other.bug);
+        self
+    }
+}
+
 impl<G> Owed<G> {
     /// Calls `flush` with the range that is stale, if anything is, and gives the rest.
     pub fn pay(self, flush: impl FnOnce(GfnRange)) -> Settled<G> {

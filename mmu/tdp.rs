@@ -8,12 +8,11 @@ use super::pte::PteFormat;
 use super::storage::{Bug, Cell64, Counts, TablePool, Tables};
 use super::{Gfn, Level, MemType, Perms, Pfn, TablePa, ENTRIES};
 
-mod age;
+pub mod age;
 mod funnel;
 mod remove;
 mod walk;
 
-pub use age::Aged;
 use funnel::{kind, unreadable, Effects, Kind};
 
 /// How often a compare-and-exchange is repeated. Each failure means that someone else made progress on that very entry.

@@ -12,6 +12,8 @@ use crate::sys::mm::{self, AgeHow, MmEvents, MmWatch, RwSpinLock, WriteGuard};
 use crate::sys::params;
 use crate::sys::srcu_cell::SrcuCell;
 
+use super::dirty_log::DirtyLog;
+use super::flush::{self, RemoteFlush};
 use super::invalidation::Invalidations;
 use super::pages::{Graves, PageTables, RootPage};
 use super::pte::PteFormat;
@@ -19,16 +21,6 @@ use super::slots::{self, Change, Limits, Slot, SlotError, SlotRequest};
 use super::storage::{Bug, Counts};
 use super::tdp::Tdp;
 use super::{Gfn, GfnRange, Level};
-
-/// Makes other CPUs forget stale translations. Implemented by the VM.
-pub(crate) trait RemoteFlush: Send + Sync + 'static {
-    /// Makes sure that no vCPU uses a second-stage translation of this VM that was cached before the call: each flushes before it
-    /// enters the guest again, and none is in the guest without having flushed when this returns.
-    ///
-    /// # Context
-    /// `mmu_lock` is held: must not sleep, allocate, or call the MMU. Interrupts are on.
-    fn flush_remote_tlbs(&self);
-}
 
 /// What a VM's MMU is to be like.
 #[derive(Clone, Copy)]
@@ -56,12 +48,28 @@ fn leaf_limit(hardware: Level) -> Level {
 /// The slots as published; sorted by gfn.
 pub(super) struct SlotSet {
     slots: KVVec<Slot>,
+    /// The log of each slot whose writes are logged, at the same place.
+    logs: KVVec<Option<Arc<DirtyLog>>>,
 }
 
 impl SlotSet {
     /// The slots, sorted by gfn.
     pub(super) fn get(&self) -> &[Slot] {
         &self.slots
+    }
+
+    /// The slot that holds `gfn`, and its log.
+    pub(super) fn find(&self, gfn: Gfn) -> Option<(&Slot, Option<&DirtyLog>)> {
+        let index = slots::index_of(&self.slots, gfn)?;
+        let log = self.logs.get(index).and_then(Option::as_deref);
+        Some((self.slots.get(index)?, log))
+    }
+
+    /// The slot with this id, and its log.
+    pub(super) fn by_id(&self, id: u16) -> Option<(Slot, Option<Arc<DirtyLog>>)> {
+        let mut all = Iterator::zip(self.slots.iter(), self.logs.iter());
+        all.find(|(slot, _)| slot.id == id)
+            .map(|(slot, log)| (*slot, log.clone()))
     }
 
     /// The guest pages behind the user addresses `start..end`, in these slots and in `others`.
@@ -76,23 +84,35 @@ impl SlotSet {
         Iterator::chain(slots::gfns_of_hvas(&self.slots, start, end), others)
     }
 
-    /// A set without `gone` and with `new`.
-    fn with(&self, gone: Option<Slot>, new: Option<Slot>) -> Result<KBox<Self>> {
-        let mut slots =
-            KVVec::with_capacity(self.slots.len().saturating_add(1), GFP_KERNEL_ACCOUNT)?;
+    /// A set without `gone` and with `new`, whose log is `log`.
+    fn with(
+        &self,
+        gone: Option<Slot>,
+        new: Option<Slot>,
+        mut log: Option<Arc<DirtyLog>>,
+    ) -> Result<KBox<Self>> {
+        let room = self.slots.len().saturating_add(1);
+        let mut set = Self {
+            slots: KVVec::with_capacity(room, GFP_KERNEL_ACCOUNT)?,
+            logs: KVVec::with_capacity(room, GFP_KERNEL_ACCOUNT)?,
+        };
         // There is room for one more than there are: nothing is allocated under way.
-        let mut push = |slot| slots.push_within_capacity(slot).map_err(|_| ENOMEM);
+        let mut push = |slot, log| {
+            set.slots.push_within_capacity(slot).map_err(|_| ENOMEM)?;
+            set.logs.push_within_capacity(log).map_err(|_| ENOMEM)
+        };
         let mut new = new;
-        for slot in self.slots.iter().filter(|slot| Some(**slot) != gone) {
+        let old = Iterator::zip(self.slots.iter(), self.logs.iter());
+        for (slot, kept) in old.filter(|(slot, _)| Some(**slot) != gone) {
             if let Some(first) = new.take_if(|new| new.base_gfn < slot.base_gfn) {
-                push(first)?;
+                push(first, log.take())?;
             }
-            push(*slot)?;
+            push(*slot, kept.clone())?;
         }
         if let Some(last) = new {
-            push(last)?;
+            push(last, log)?;
         }
-        Ok(KBox::new(Self { slots }, GFP_KERNEL_ACCOUNT)?)
+        Ok(KBox::new(set, GFP_KERNEL_ACCOUNT)?)
     }
 }
 
@@ -114,7 +134,7 @@ pub(super) struct Core<P: PteFormat, F: RemoteFlush> {
     pub(super) slots: SrcuCell<SlotSet>,
     /// Held while the slots are being changed.
     #[pin]
-    changing: Mutex<()>,
+    pub(super) changing: Mutex<()>,
     /// Moves with each change of the slots. Written under `changing`.
     pub(super) generation: Word,
     /// Moves when an invalidation ends. Written under the write side.
@@ -146,7 +166,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         let limits = Limits {
             hva_end: mm::user_end(),
             max_gfn: Gfn(end.0.saturating_sub(1)),
-            flags: config.slot_flags & !slots::FLAG_LOG_DIRTY,
+            flags: config.slot_flags,
         };
         let guarded = Guarded {
             tdp,
@@ -156,6 +176,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         let empty = KBox::new(
             SlotSet {
                 slots: KVVec::new(),
+                logs: KVVec::new(),
             },
             GFP_KERNEL_ACCOUNT,
         )?;
@@ -206,8 +227,8 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
 
     /// Zaps pages under the write side, with the flush.
     pub(super) fn zap_locked(&self, guard: &mut WriteGuard<'_, Guarded<P>>, range: GfnRange) {
-        let owed = guard.tdp.zap(&PageTables, Graves::default(), range);
-        let settled = owed.pay(|_| self.flush.flush_remote_tlbs());
+        let graves = Graves::default();
+        let settled = flush::zap(&mut guard.tdp, &PageTables, graves, range, &*self.flush);
         self.count(&settled.counts);
         self.note(settled.bug);
         settled.graves.free();
@@ -267,30 +288,62 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         self.zap_locked(&mut self.lock.write(), GfnRange::ALL);
     }
 
+    /// Takes the right to write from a slot's pages, with the flush.
+    fn write_protect(&self, slot: &Slot) {
+        for part in slot.gfns().parts() {
+            let mut guard = self.lock.write();
+            self.write_protect_locked(&mut guard, core::iter::once(part));
+            drop(guard);
+            mm::cond_resched();
+        }
+    }
+
+    /// Takes the right to write from pages under the write side, with the flush.
+    pub(super) fn write_protect_locked(
+        &self,
+        guard: &mut WriteGuard<'_, Guarded<P>>,
+        ranges: impl Iterator<Item = GfnRange>,
+    ) {
+        let settled = flush::write_protect(&mut guard.tdp, &PageTables, ranges, &*self.flush);
+        self.count(&settled.counts);
+        self.note(settled.bug);
+    }
+
     fn set_slot(&self, request: &SlotRequest) -> Result {
         let _changing = self.changing.lock();
-        let (gone, set) = {
+        let (change, gone, set) = {
             let slots = self.slots.read();
-            let (gone, new) = match slots::plan(slots.get(), request, &self.limits) {
-                Ok(Change::Nothing) => return Ok(()),
-                Ok(Change::Create(new)) => (None, Some(new)),
-                Ok(Change::Delete(old)) => (Some(old), None),
-                Ok(Change::Move { old, new }) => (Some(old), Some(new)),
-                // The only flag that may change is dirty logging, which the limits do not allow.
-                Ok(Change::Flags { .. }) | Err(SlotError::Invalid) => return Err(EINVAL),
+            let change = match slots::plan(slots.get(), request, &self.limits) {
+                Ok(change) => change,
+                Err(SlotError::Invalid) => return Err(EINVAL),
                 Err(SlotError::Overlap) => return Err(EEXIST),
             };
-            (gone, slots.with(gone, new)?)
+            let (gone, new) = change.slots();
+            if gone.is_none() && new.is_none() {
+                return Ok(());
+            }
+            let log = match new {
+                Some(new) if new.dirty_log => {
+                    let kept = gone.and_then(|old| slots.by_id(old.id)).and_then(|s| s.1);
+                    Some(kept.map_or_else(|| DirtyLog::new(new.npages), Ok)?)
+                }
+                _ => None,
+            };
+            (change, gone, slots.with(gone, new, log)?)
         };
         // The notifier must find the slot until its pages are zapped: they may be freed by the host at any time.
         self.lock.write().retiring = gone;
         self.slots.replace(set);
         self.generation.advance();
-        if let Some(gone) = gone {
-            // No fault maps through the old set any more.
-            self.zap(gone.gfns(), true);
-            self.lock.write().retiring = None;
+        // No fault maps through the old set any more.
+        match (change, gone) {
+            // From here on each first write faults, and is logged. Large pages that are left are taken apart by their first write.
+            (Change::Flags { new, .. }, _) if new.dirty_log => self.write_protect(&new),
+            // Also when logging ends: its small leaves give way to large ones.
+            (_, Some(gone)) => self.zap(gone.gfns(), true),
+            (_, None) => {}
         }
+        self.lock.write().retiring = None;
         Ok(())
     }
 }
@@ -320,22 +373,15 @@ impl<P: PteFormat, F: RemoteFlush> MmEvents for Core<P, F> {
         let guard = self.lock.read();
         let slots = self.slots.read();
         let retiring = guard.retiring;
-        let mut young = false;
-        for range in slots.gfns_of_hvas(retiring.as_slice(), start, end) {
-            if how == AgeHow::Test {
-                young |= guard.tdp.test_age(&PageTables, range);
-                continue;
-            }
-            let aged = guard.tdp.age(&PageTables, range);
-            young |= aged.young;
-            self.count(&aged.counts);
-            self.note(aged.bug);
-            aged.flush.pay(|_| self.flush.flush_remote_tlbs());
+        let mut ranges = slots.gfns_of_hvas(retiring.as_slice(), start, end);
+        if how == AgeHow::Test {
+            return ranges.any(|range| guard.tdp.test_age(&PageTables, range));
         }
-        if young && how == AgeHow::ClearFlush {
-            self.flush.flush_remote_tlbs();
-        }
-        young
+        let exact = how == AgeHow::ClearFlush;
+        let aged = flush::age(&guard.tdp, &PageTables, ranges, exact, &*self.flush);
+        self.count(&aged.counts);
+        self.note(aged.bug);
+        aged.young
     }
 
     fn release(&self) {

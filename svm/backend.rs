@@ -14,7 +14,7 @@ use crate::hv::backend::{Backend, Flow, Inject, Shadow, SysSeg, Table};
 use crate::hv::guest_mem::MAX_INSN;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::npt::{Npt, NptConfig};
-use crate::mmu::slots::FLAG_READONLY;
+use crate::mmu::slots::{FLAG_LOG_DIRTY, FLAG_READONLY};
 use crate::mmu::vm_mmu::MmuConfig;
 use crate::mmu::Level;
 use crate::model::cr::efer;
@@ -92,7 +92,7 @@ impl Backend for Svm {
             },
             max_leaf: if gib_pages { Level::L1G } else { Level::L2M },
             phys_bits,
-            slot_flags: FLAG_READONLY,
+            slot_flags: FLAG_READONLY | FLAG_LOG_DIRTY,
         }
     }
 

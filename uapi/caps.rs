@@ -28,7 +28,13 @@ pub(crate) fn check(cap: usize) -> isize {
         | KVM_CAP_MP_STATE
         | KVM_CAP_USER_NMI
         | KVM_CAP_NOP_IO_DELAY
+        | KVM_CAP_IOEVENTFD
+        | KVM_CAP_IOEVENTFD_NO_LENGTH
+        | KVM_CAP_IOEVENTFD_ANY_LENGTH
+        | KVM_CAP_SIGNAL_MSI
         | KVM_CAP_VM_TYPES => 1,
+        // Reported as the in-tree KVM does; without interrupt controllers in the kernel the ioctls refuse.
+        KVM_CAP_IRQ_ROUTING => 4096,
         KVM_CAP_XCRS => isize::from(cpu::has_xsave()),
         KVM_CAP_NR_MEMSLOTS => slots::USER_SLOTS as isize,
         KVM_CAP_NR_VCPUS => vm::recommended_vcpus() as isize,

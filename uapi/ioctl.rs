@@ -24,10 +24,14 @@ numbers! {
     GET_VCPU_MMAP_SIZE = _IO(0x04);
     GET_SUPPORTED_CPUID = _IOWR::<kvm_cpuid2>(0x05);
     CREATE_VCPU = _IO(0x41);
+    GET_DIRTY_LOG = _IOW::<kvm_dirty_log>(0x42);
     SET_USER_MEMORY_REGION = _IOW::<kvm_userspace_memory_region>(0x46);
     SET_TSS_ADDR = _IO(0x47);
     SET_IDENTITY_MAP_ADDR = _IOW::<u64>(0x48);
     SET_USER_MEMORY_REGION2 = _IOW::<kvm_userspace_memory_region2>(0x49);
+    SET_GSI_ROUTING = _IOW::<kvm_irq_routing>(0x6a);
+    IOEVENTFD = _IOW::<kvm_ioeventfd>(0x79);
+    SIGNAL_MSI = _IOW::<kvm_msi>(0xa5);
     RUN = _IO(0x80);
     GET_REGS = _IOR::<kvm_regs>(0x81);
     SET_REGS = _IOW::<kvm_regs>(0x82);

@@ -29,6 +29,8 @@ pod! {
     kvm_fpu = 128 + 2 + 2 + 1 + 1 + 2 + 8 + 8 + 256 + 4 + 4;
     kvm_userspace_memory_region = 4 + 4 + 8 + 8 + 8;
     kvm_userspace_memory_region2 = 4 + 4 + 8 + 8 + 8 + 8 + 4 + 4 + 14 * 8;
+    kvm_ioeventfd = 8 + 8 + 4 + 4 + 4 + 36;
+    kvm_msi = 5 * 4 + 12;
     kvm_interrupt = 4;
     kvm_mp_state = 4;
     kvm_enable_cap = 4 + 4 + 4 * 8 + 64;
@@ -48,8 +50,27 @@ pub(crate) struct Header {
     pub(crate) pad: u32,
 }
 
+/// `kvm_dirty_log`, its address as a number.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct DirtyLogArg {
+    /// The slot.
+    pub(crate) slot: u32,
+    /// Ignored.
+    pub(crate) pad: u32,
+    /// Where the bitmap goes.
+    pub(crate) bitmap: u64,
+}
+
+const _: () = assert!(size_of::<kvm_dirty_log>() == size_of::<DirtyLogArg>());
+
+// SAFETY: three integers.
+unsafe impl FromBytes for DirtyLogArg {}
+
 const _: () = assert!(
-    size_of::<kvm_msrs>() == size_of::<Header>() && size_of::<kvm_cpuid2>() == size_of::<Header>()
+    size_of::<kvm_msrs>() == size_of::<Header>()
+        && size_of::<kvm_cpuid2>() == size_of::<Header>()
+        && size_of::<kvm_irq_routing>() == size_of::<Header>()
 );
 
 // SAFETY: two integers.

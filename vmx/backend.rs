@@ -9,14 +9,16 @@ use super::controls::{entry, negotiate, primary, secondary, VpidFlush};
 use super::exit::{interruptibility, ExitReason, IntrInfo, Kind as IntrKind};
 use super::fields as f;
 use super::hw::{segment_fields, Hw};
-use super::insn::{self, Extent, Run};
+use super::insn::{self, Run};
 use super::setup::{self, GuestMsr, Init, ThreadCell};
 use super::shared::{options, read_caps, refused, Shared, Vpid, SHARED};
+use super::tlb::{Extent, Stale};
 use super::vmcs::{Fields, Vmcs};
 use crate::hv::backend::{Backend, Flow, Inject, Shadow, SysSeg, Table};
 use crate::hv::guest_mem::MAX_INSN;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::ept::{Ept, EptConfig};
+use crate::mmu::slots::{FLAG_LOG_DIRTY, FLAG_READONLY};
 use crate::mmu::vm_mmu::MmuConfig;
 use crate::mmu::Level;
 use crate::model::cr::{cr0, efer};
@@ -155,7 +157,7 @@ impl Backend for Vmx {
             },
             // Four levels reach 48 bits.
             phys_bits: bits.min(48),
-            slot_flags: crate::uapi::KVM_MEM_READONLY,
+            slot_flags: FLAG_READONLY | FLAG_LOG_DIRTY,
         }
     }
 
@@ -169,8 +171,7 @@ impl Backend for Vmx {
             msr_lists,
             vpid: Vpid::take(shared),
             eptp: 0,
-            stale_linear: true,
-            stale_second: true,
+            stale: Stale::new(),
             primary: shared.controls.primary,
             entry: shared.controls.entry,
             rsp: 0,
@@ -283,10 +284,10 @@ impl Backend for Vmx {
             setup::vcpu_barrier(irq.preempt());
         }
         if resident.moved.xchg(false, Relaxed) {
-            hw.stale_second = true;
+            hw.stale.second_stage();
         }
         hw.load_registers(switch);
-        if (hw.stale_linear || hw.stale_second) && hw.flush().is_err() {
+        if hw.flush().is_err() {
             return exit;
         }
         if hw.broken() {
@@ -374,7 +375,7 @@ impl Backend for Vmx {
     }
 
     fn flush_tlb(hw: &mut Hw) {
-        hw.stale_second = true;
+        hw.stale.second_stage();
     }
 
     fn segment(hw: &mut Hw, seg: Seg) -> Segment {
@@ -436,7 +437,7 @@ impl Backend for Vmx {
 
     fn set_cr3(hw: &mut Hw, value: u64) {
         hw.vmcs.write(f::GUEST_CR3, value);
-        hw.stale_linear = true;
+        hw.stale.linear();
     }
 
     fn set_cr8(_hw: &mut Hw, _value: u64) {
@@ -463,7 +464,7 @@ impl Backend for Vmx {
             }
         }
         hw.protected = cr0 & cr0::PE != 0;
-        hw.stale_linear = true;
+        hw.stale.linear();
     }
 
     fn set_pdptrs(hw: &mut Hw, pdptrs: [u64; 4]) {

@@ -6,8 +6,9 @@ use super::backend::Exit;
 use super::controls::VpidFlush;
 use super::exit::{Basic, EptViolation, IntrInfo, Kind as IntrKind};
 use super::fields::{self as f, SegmentFields};
-use super::insn::{self, Extent, Run};
+use super::insn::{self, Run};
 use super::shared::{Shared, Vpid};
+use super::tlb::{Abilities, Stale};
 use super::vmcs::Fields;
 use crate::model::event::Exception;
 use crate::model::regs::{rflags, Attr, Seg, Segment, RSP};
@@ -22,9 +23,8 @@ pub(crate) struct Hw {
     pub(super) msr_lists: Pages<0>,
     pub(super) vpid: Vpid,
     pub(super) eptp: u64,
-    /// Translations in the TLB are stale: those of linear addresses, or also the second stage's.
-    pub(super) stale_linear: bool,
-    pub(super) stale_second: bool,
+    /// Translations in the TLB that are stale.
+    pub(super) stale: Stale,
     /// The control words that change, as the VMCS has them.
     pub(super) primary: u32,
     pub(super) entry: u32,
@@ -66,25 +66,18 @@ impl Hw {
     /// Drops what the TLB holds of the guest and should not.
     pub(super) fn flush(&mut self) -> core::result::Result<(), insn::Failure> {
         let c = &self.shared.controls;
-        if self.stale_second {
-            let extent = if c.invept_single {
-                Extent::Single
-            } else {
-                Extent::All
-            };
+        let can = Abilities {
+            ept_single: c.invept_single,
+            vpid_single: c.vpid == VpidFlush::Single,
+        };
+        let needed = self.stale.invalidate(can, self.vpid.number());
+        if let Some(extent) = needed.ept {
             insn::invept(extent, self.eptp)?;
         }
-        // Without a VPID each entry and exit does it.
-        if (self.stale_linear || self.stale_second) && self.vpid.number() != 0 {
-            let extent = if c.vpid == VpidFlush::Single {
-                Extent::Single
-            } else {
-                Extent::All
-            };
+        if let Some(extent) = needed.vpid {
             insn::invvpid(extent, self.vpid.number())?;
         }
-        self.stale_linear = false;
-        self.stale_second = false;
+        self.stale.done();
         Ok(())
     }
 

@@ -127,15 +127,7 @@ pub(super) unsafe fn vmptrld(phys: u64) -> Result<(), Failure> {
     outcome(status)
 }
 
-/// What INVEPT and INVVPID invalidate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub(super) enum Extent {
-    /// What belongs to the one in the descriptor.
-    Single = 1,
-    /// Everything.
-    All = 2,
-}
+use super::tlb::Extent;
 
 /// Drops cached translations through extended page tables.
 pub(super) fn invept(extent: Extent, eptp: u64) -> Result<(), Failure> {

@@ -10,6 +10,8 @@ pub mod controls;
 pub mod exit;
 #[cfg_attr(CONFIG_RUST, expect(dead_code, unreachable_pub))]
 pub mod fields;
+#[cfg_attr(CONFIG_RUST, allow(unreachable_pub))]
+pub mod tlb;
 #[cfg_attr(CONFIG_RUST, expect(unreachable_pub))]
 pub mod vpid;
 

@@ -13,6 +13,7 @@ use crate::mmu::Gpa;
 use crate::model::cr::dr6;
 use crate::model::emu::job::{self, Answer, Job, Need};
 use crate::model::event::Exception;
+use crate::model::ioevent::Bus;
 use crate::model::msr::Who;
 use crate::sys::run_page::{PIO_OFFSET, PIO_SIZE};
 use crate::sys::trace;
@@ -151,14 +152,7 @@ impl<B: Backend> Loaded<'_, B> {
                 size,
                 count,
                 value,
-            } => {
-                self.run.io(false, port, size, count.into());
-                if count == 1 {
-                    self.set_port_value(value, size);
-                }
-                trace_port(true, port, size, count, self.port_value(size));
-                Met::User(JobWait::Write)
-            }
+            } => self.write_port(port, size, count.into(), value),
             Need::PioToMem { at, offset, len } => self.copy_pio(at, offset, len, true),
             Need::MemToPio { at, offset, len } => self.copy_pio(at, offset, len, false),
             // An I/O intercept comes after the CPU's own check. After another exit, what is at RIP now is not what
@@ -213,6 +207,48 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
+    /// OUT of one `value`, or of `count` values in the PIO data page. What eventfds do not take is for user space.
+    fn write_port(&mut self, port: u16, size: u8, count: u32, value: u32) -> Met {
+        let mut taken = 0;
+        while taken < count {
+            let value = if count == 1 {
+                value.into()
+            } else {
+                let before = (taken as usize).saturating_mul(size.into());
+                self.port_value_at(PIO_OFFSET.saturating_add(before), size)
+            };
+            if !self.vm.ioevents.write(Bus::Port, port.into(), size, value) {
+                break;
+            }
+            taken = taken.saturating_add(1);
+        }
+        let left = count.saturating_sub(taken);
+        if left == 0 {
+            return Met::Answer(Answer::Ack);
+        }
+        if count == 1 {
+            self.set_port_value(value, size);
+        } else if taken != 0 {
+            self.drop_pio(taken, left, size);
+        }
+        self.run.io(false, port, size, left);
+        trace_port(true, port, size, left, self.port_value(size));
+        Met::User(JobWait::Write)
+    }
+
+    /// Moves the `left` values behind the first `gone` to the start of the PIO data page.
+    fn drop_pio(&self, gone: u32, left: u32, size: u8) {
+        let bytes = |n: u32| (n as usize).saturating_mul(size.into());
+        let mut value = [0u8; 4];
+        if let Some(value) = value.get_mut(..usize::from(size)) {
+            for i in 0..left {
+                let to = PIO_OFFSET.saturating_add(bytes(i));
+                self.run.pages.read(to.saturating_add(bytes(gone)), value);
+                self.run.pages.write(to, value);
+            }
+        }
+    }
+
     /// The guest-physical address of a data access; a fault is answered to the emulator.
     fn translate_data(&mut self, at: u64, write: bool) -> Result<u64, Met> {
         let user = B::cpl(&mut self.state.hw) == 3;
@@ -261,6 +297,9 @@ impl<B: Backend> Loaded<'_, B> {
         if self.vm.mmu.write_guest(Gpa(gpa), part).is_ok() {
             return Met::Answer(Answer::Ack);
         }
+        if self.vm.ioevents.write(Bus::Memory, gpa, len, value) {
+            return Met::Answer(Answer::Ack);
+        }
         self.count(Stat::MmioExits);
         trace_mmio(trace::Mmio::Write, gpa, len, value);
         self.run.mmio(gpa, len, Some(bytes));
@@ -282,6 +321,9 @@ impl<B: Backend> Loaded<'_, B> {
             };
         }
         // A device has no atomic accesses: the new value is written to it.
+        if self.vm.ioevents.write(Bus::Memory, gpa, len, new as u64) {
+            return Met::Answer(Answer::Exchanged(true));
+        }
         self.count(Stat::MmioExits);
         trace_mmio(trace::Mmio::Write, gpa, len.min(8), new as u64);
         self.run

@@ -6,6 +6,7 @@ use kernel::prelude::*;
 use crate::hv::backend::{Backend, Flow};
 use crate::hv::vcpu::Loaded;
 use crate::model::emu::job::{Answer, Need};
+use crate::model::ioevent::Bus;
 use crate::model::regs::RAX;
 use crate::sys::run_page::PIO_OFFSET;
 use crate::sys::trace;
@@ -68,6 +69,16 @@ impl<B: Backend> Loaded<'_, B> {
     /// IN or OUT with one operand, in an instruction of `len` bytes.
     pub(crate) fn port(&mut self, port: u16, input: bool, size: u8, len: u8) -> Flow {
         let linear_rip = self.linear_rip();
+        let value = self.state.switch.regs.get(RAX) as u32;
+        if !input
+            && self
+                .vm
+                .ioevents
+                .write(Bus::Port, port.into(), size, value.into())
+        {
+            self.skip(len);
+            return Flow::Resume;
+        }
         self.run.io(input, port, size, 1);
         if input {
             self.state.pending = Pending::In {
@@ -77,7 +88,6 @@ impl<B: Backend> Loaded<'_, B> {
                 size,
             };
         } else {
-            let value = self.state.switch.regs.get(RAX) as u32;
             self.set_port_value(value, size);
             trace_port(true, port, size, 1, merge(0, value.into(), size));
             self.state.pending = Pending::Out { linear_rip, len };
@@ -95,8 +105,16 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Takes one value from the PIO data page.
     pub(crate) fn port_value(&self, size: u8) -> u64 {
-        let value: u32 = self.run.pages.get(PIO_OFFSET);
-        merge(0, value.into(), size)
+        self.port_value_at(PIO_OFFSET, size)
+    }
+
+    /// Takes the value at `offset` of the run mapping, in the PIO data page.
+    pub(crate) fn port_value_at(&self, offset: usize, size: u8) -> u64 {
+        let mut bytes = [0u8; 4];
+        if let Some(part) = bytes.get_mut(..usize::from(size)) {
+            self.run.pages.read(offset, part);
+        }
+        u32::from_le_bytes(bytes).into()
     }
 
     /// Finishes what the last return to user space left open.

@@ -11,7 +11,9 @@ use crate::hv::vcpu::Vcpu;
 use crate::hv::vm::Vm;
 use crate::mmu::slots::SlotRequest;
 use crate::sys::{cpu, file};
-use crate::uapi::{caps, ioctl, kvm_userspace_memory_region, kvm_userspace_memory_region2};
+use crate::uapi::{
+    caps, ioctl, kvm_msi, kvm_userspace_memory_region, kvm_userspace_memory_region2, pod,
+};
 
 impl<B: Backend> file::FileObject for Vm<B> {
     const NAME: &'static CStr = c"kvm-vm";
@@ -52,10 +54,30 @@ impl<B: Backend> file::FileObject for Vm<B> {
                 }
                 Ok(0)
             }
+            ioctl::GET_DIRTY_LOG => {
+                let arg: pod::DirtyLogArg = user::get(arg)?;
+                let bitmap = usize::try_from(arg.bitmap).map_err(|_| EFAULT)?;
+                vm.mmu.take_dirty_log(arg.slot, |offset, words| {
+                    user::put_slice(user::after(bitmap, offset)?, words)
+                })?;
+                Ok(0)
+            }
+            ioctl::IOEVENTFD => {
+                vm.ioevents.change(&user::get(arg)?)?;
+                Ok(0)
+            }
             ioctl::GET_TSC_KHZ => Ok(cpu::tsc_khz() as isize),
             ioctl::ENABLE_CAP => user::refuse_cap(arg),
             // There is no interrupt controller in the kernel to drive.
             ioctl::IRQ_LINE => Err(ENXIO),
+            ioctl::SIGNAL_MSI => {
+                let _msi: kvm_msi = user::get(arg)?;
+                Err(EINVAL)
+            }
+            ioctl::SET_GSI_ROUTING => {
+                let _routes: pod::Header = user::get(arg)?;
+                Err(EINVAL)
+            }
             _ => Err(ENOTTY),
         }
     }

@@ -15,6 +15,7 @@ pub(crate) mod host;
 pub(crate) mod io;
 pub(crate) mod ioctl_vcpu;
 pub(crate) mod ioctl_vm;
+pub(crate) mod ioevent;
 pub(crate) mod msr;
 pub(crate) mod run;
 pub(crate) mod sregs;

@@ -75,18 +75,18 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
     }
     let exit_at_once = cx.inject_events();
     let irq = IrqOff::new();
-    if cx.shared.enter_guest_mode(irq.cpu()) {
+    if cx.shared.presence.enter(irq.cpu()) {
         cx.shared.stats.count(Stat::TlbFlush);
         B::flush_tlb(&mut cx.state.hw);
         if cx.vm.kicks.dead() {
-            cx.shared.leave_guest_mode();
+            cx.shared.presence.leave();
             drop(irq);
             B::cancel_injection(&mut cx.state.hw);
             return Err(EIO);
         }
     }
     if irq.prepare_guest() {
-        cx.shared.leave_guest_mode();
+        cx.shared.presence.leave();
         drop(irq);
         B::cancel_injection(&mut cx.state.hw);
         return Ok(Flow::Resume);
@@ -108,7 +108,7 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
     });
     cx.shared.stats.count(Stat::Exits);
     B::take_interrupt(&mut cx.state.hw, &irq);
-    cx.shared.leave_guest_mode();
+    cx.shared.presence.leave();
     irq.finish();
 
     let was = B::vectoring(&mut cx.state.hw, &cx.state.switch, &exit);

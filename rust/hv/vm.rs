@@ -10,8 +10,11 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 
 use crate::hv::backend::Backend;
+use crate::hv::ioevent::IoEvents;
 use crate::hv::stats::Stats;
-use crate::mmu::vm_mmu::{Mmu, RemoteFlush};
+use crate::mmu::flush::{FlushReason, RemoteFlush};
+use crate::mmu::vm_mmu::Mmu;
+use crate::model::kick::{self, Presence};
 use crate::sys::cpu::{self, Flag};
 use crate::sys::stats::Shown;
 
@@ -21,12 +24,8 @@ pub(crate) struct VcpuShared {
     pub(crate) id: u32,
     /// What it counts.
     pub(crate) stats: Stats,
-    /// The guest's translations are stale: flush before the next entry.
-    flush: Flag,
-    /// The vCPU's thread is between its last look at requests and the end of the guest's run.
-    in_guest: Flag,
-    /// The CPU it runs on, while `in_guest`.
-    cpu: Atomic<u32>,
+    /// Where it is, and what it owes before it runs on.
+    pub(crate) presence: Presence<Flag, Atomic<u32>>,
 }
 
 impl VcpuShared {
@@ -34,24 +33,34 @@ impl VcpuShared {
         Self {
             id,
             stats: Stats::new(),
-            flush: Flag::new(false),
-            in_guest: Flag::new(false),
-            cpu: Atomic::new(0),
+            presence: Presence::new(Flag::new(false), Flag::new(false), Atomic::new(0)),
         }
     }
+}
 
-    /// Announces guest mode, then looks at requests: the order that [`Kicks::flush_remote_tlbs`] relies on. Interrupts off.
-    /// True when a flush is owed; then guest mode is entered all the same and the caller flushes first.
-    pub(crate) fn enter_guest_mode(&self, cpu: u32) -> bool {
-        self.cpu.store(cpu, Relaxed);
-        self.in_guest.exchange(true);
-        // The exchange above was a full barrier: a request that this does not see sees `in_guest`.
-        self.flush.get() && self.flush.exchange(false)
+impl kick::Flag for Flag {
+    #[inline(always)]
+    fn load(&self) -> bool {
+        self.get()
     }
+    #[inline(always)]
+    fn store(&self, value: bool) {
+        self.set(value);
+    }
+    #[inline(always)]
+    fn swap(&self, value: bool) -> bool {
+        self.exchange(value)
+    }
+}
 
-    /// The guest's run is over (or did not begin).
-    pub(crate) fn leave_guest_mode(&self) {
-        self.in_guest.set(false);
+impl kick::Number for Atomic<u32> {
+    #[inline(always)]
+    fn load(&self) -> u32 {
+        Atomic::load(self, Relaxed)
+    }
+    #[inline(always)]
+    fn store(&self, value: u32) {
+        Atomic::store(self, value, Relaxed);
     }
 }
 
@@ -87,15 +96,20 @@ impl Kicks {
 }
 
 impl RemoteFlush for Kicks {
-    /// After return no CPU translates through entries that were changed before the call: a vCPU that is in guest mode is
-    /// made to leave it, and each flushes before it enters again.
-    fn flush_remote_tlbs(&self) {
+    fn flush_remote_tlbs(&self, _why: FlushReason) {
+        self.drive_out();
+    }
+}
+
+impl Kicks {
+    /// Makes vCPUs that are in guest mode leave it, and each drop its translations before it enters again. Waits for that: `mmu_lock` may
+    /// be held, interrupts are on.
+    fn drive_out(&self) {
         let vcpus = self.vcpus.lock();
         let mut kicked = cpu::KickSet::new();
         for v in vcpus.iter() {
-            v.flush.exchange(true);
-            if v.in_guest.get() {
-                kicked.add(v.cpu.load(Relaxed));
+            if let Some(cpu) = v.presence.demand_flush() {
+                kicked.add(cpu);
             }
         }
     }
@@ -114,6 +128,8 @@ pub(crate) struct Vm<B: Backend> {
     _shown: Shown<Kicks>,
     pub(crate) mmu: Mmu<B::Pte, Kicks>,
     pub(crate) kicks: Arc<Kicks>,
+    #[pin]
+    pub(crate) ioevents: IoEvents,
     #[pin]
     pub(crate) table: Mutex<VcpuTable>,
 }
@@ -134,10 +150,11 @@ impl<B: Backend> Vm<B> {
         let mmu = Mmu::new(kicks.clone(), B::mmu_config())?;
         let shown = Shown::new(fd, kicks.clone())?;
         Arc::pin_init(
-            pin_init!(Self {
+            try_pin_init!(Self {
                 _shown: shown,
                 mmu,
                 kicks,
+                ioevents <- IoEvents::new()?,
                 table <- new_mutex!(VcpuTable { ids: KVec::new(), tsc_offset: None }, "lodge_vcpus"),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -160,7 +177,7 @@ impl<B: Backend> Vm<B> {
     pub(crate) fn kill(&self, reason: &str) -> Error {
         if !self.kicks.dead.exchange(true) {
             pr_err!("VM stopped: {}\n", reason);
-            self.kicks.flush_remote_tlbs();
+            self.kicks.drive_out();
         }
         EIO
     }

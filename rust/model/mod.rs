@@ -12,6 +12,8 @@ pub mod event;
 pub mod exception;
 pub mod features;
 pub mod guest;
+pub mod ioevent;
+pub mod kick;
 pub mod msr;
 pub mod msr_table;
 #[cfg(not(CONFIG_RUST))]

@@ -5,6 +5,7 @@
 
 pub(crate) mod compat;
 pub(crate) mod cpu;
+pub(crate) mod eventfd;
 pub(crate) mod ffi;
 pub(crate) mod file;
 pub(crate) mod fpu;

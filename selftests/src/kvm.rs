@@ -44,6 +44,7 @@ ioctls! {
     GET_SUPPORTED_CPUID = iowr::<[u32; 2]>(0x05);
     GET_EMULATED_CPUID = iowr::<[u32; 2]>(0x09);
     CREATE_VCPU = io(0x41);
+    GET_DIRTY_LOG = iow::<kvm_dirty_log>(0x42);
     SET_NR_MMU_PAGES = io(0x44);
     SET_USER_MEMORY_REGION = iow::<kvm_userspace_memory_region>(0x46);
     SET_TSS_ADDR = io(0x47);
@@ -51,6 +52,9 @@ ioctls! {
     SET_USER_MEMORY_REGION2 = iow::<kvm_userspace_memory_region2>(0x49);
     SET_TSC_KHZ = io(0xa2);
     GET_TSC_KHZ = io(0xa3);
+    SET_GSI_ROUTING = iow::<[u32; 2]>(0x6a);
+    IOEVENTFD = iow::<kvm_ioeventfd>(0x79);
+    SIGNAL_MSI = iow::<kvm_msi>(0xa5);
     RUN = io(0x80);
     GET_REGS = ior::<kvm_regs>(0x81);
     SET_REGS = iow::<kvm_regs>(0x82);
@@ -226,6 +230,59 @@ impl Vm {
             &[],
         );
         res
+    }
+}
+
+/// What an eventfd is registered for: flags, address, length, value.
+pub type Event = (u32, u64, u32, u64);
+
+impl Vm {
+    /// KVM_GET_DIRTY_LOG into `map`, at `offset`.
+    pub fn dirty_log_into(&self, slot: u32, map: &Map, offset: usize) -> Res {
+        let mut arg: [u64; 2] = [slot.into(), map.addr() + offset as u64];
+        let r = sys::ioctl_with(self.fd.0.raw(), GET_DIRTY_LOG, &mut arg);
+        record::call("GET_DIRTY_LOG", &format!("slot {slot:x}"), r, &[]);
+        r
+    }
+    /// KVM_GET_DIRTY_LOG: the numbers of the pages of a slot of `pages` pages that were written.
+    pub fn dirty_pages(&self, slot: u32, pages: usize) -> Result<Vec<usize>, i32> {
+        let bytes = pages.div_ceil(64) * 8;
+        let map = Map::anon(bytes + 8);
+        map.fill(0, bytes + 8, 0xa5);
+        self.dirty_log_into(slot, &map, 0)?;
+        let bits = map.read(0, bytes);
+        crate::check!(
+            map.read(bytes, 8) == [0xa5; 8],
+            "more was written than the bitmap"
+        );
+        let set = |page: &usize| bits[page / 8] >> (page % 8) & 1 != 0;
+        let dirty: Vec<usize> = (0..bytes * 8).filter(set).collect();
+        record::call(
+            "dirty pages",
+            &format!("{slot:x}"),
+            Ok(0),
+            format!("{dirty:?}").as_bytes(),
+        );
+        Ok(dirty)
+    }
+    /// KVM_IOEVENTFD with a descriptor.
+    pub fn ioevent(&self, fd: i32, (flags, addr, len, datamatch): Event) -> Res {
+        let mut e = kvm_ioeventfd {
+            datamatch,
+            addr,
+            len,
+            fd,
+            flags,
+            ..Default::default()
+        };
+        let r = sys::ioctl_with(self.fd.0.raw(), IOEVENTFD, &mut e);
+        record::call(
+            "IOEVENTFD",
+            &format!("{addr:x} len {len} flags {flags:x} value {datamatch:x}"),
+            r,
+            &[],
+        );
+        r
     }
 }
 

@@ -50,6 +50,8 @@ abi!(
     kb::kvm_debugregs,
     kb::kvm_clock_data,
     kb::kvm_translation,
+    kb::kvm_ioeventfd,
+    kb::kvm_msi,
     crate::kvm::CpuidBuf,
     crate::kvm::MsrsBuf,
 );
@@ -484,6 +486,25 @@ pub fn pipe() -> (OwnedFd, OwnedFd) {
     let r = unsafe { libc::pipe2(p.as_mut_ptr(), libc::O_CLOEXEC) };
     assert!(r == 0, "pipe: errno {}", errno());
     (OwnedFd::new(p[0]), OwnedFd::new(p[1]))
+}
+
+/// An eventfd that counts, and whose reads do not wait.
+pub fn eventfd() -> OwnedFd {
+    // SAFETY: no memory is handed over.
+    match ret(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) }) {
+        Ok(fd) => OwnedFd::new(fd),
+        Err(e) => panic!("eventfd: errno {e}"),
+    }
+}
+
+/// Takes what an eventfd has counted.
+pub fn counted(fd: &OwnedFd) -> u64 {
+    let mut b = [0u8; 8];
+    match read(fd.raw(), &mut b) {
+        Ok(8) => u64::from_le_bytes(b),
+        Err(libc::EAGAIN) => 0,
+        r => panic!("read of an eventfd: {r:?}"),
+    }
 }
 
 /// dup2(2).

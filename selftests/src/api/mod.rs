@@ -3,6 +3,8 @@
 
 mod alloc_fail;
 mod cpuid;
+mod dirty_log;
+mod ioevents;
 mod lifetime;
 mod memory;
 mod msrs;
@@ -21,6 +23,8 @@ pub fn tests() -> Vec<Test> {
         alloc_fail::TESTS,
         lifetime::TESTS,
         memory::TESTS,
+        dirty_log::TESTS,
+        ioevents::TESTS,
         state::TESTS,
         stale::TESTS,
         sregs::TESTS,

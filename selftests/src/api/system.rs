@@ -77,6 +77,11 @@ const MUST: &[(u32, i32)] = &[
     (KVM_CAP_MP_STATE, 1),
     (KVM_CAP_USER_NMI, 1),
     (KVM_CAP_READONLY_MEM, 1),
+    (KVM_CAP_IOEVENTFD, 1),
+    (KVM_CAP_IOEVENTFD_NO_LENGTH, 1),
+    (KVM_CAP_IOEVENTFD_ANY_LENGTH, 1),
+    (KVM_CAP_IRQ_ROUTING, 4096),
+    (KVM_CAP_SIGNAL_MSI, 1),
 ];
 
 fn capabilities() {

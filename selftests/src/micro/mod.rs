@@ -3,10 +3,12 @@
 
 mod control;
 mod cpu;
+mod dirty_log;
 mod events;
 mod fpu;
 mod host;
 mod io;
+mod ioevents;
 mod lifecycle;
 mod memory;
 mod mmio;
@@ -27,12 +29,14 @@ pub fn tests() -> Vec<Test> {
         modes::TESTS,
         control::TESTS,
         io::TESTS,
+        ioevents::TESTS,
         mmio::TESTS,
         mmio_insn::TESTS,
         events::TESTS,
         cpu::TESTS,
         fpu::TESTS,
         memory::TESTS,
+        dirty_log::TESTS,
         threads::TESTS,
         host::TESTS,
         trace::TESTS,

@@ -1,0 +1,682 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A machine of two CPUs with a [`Tlb`] each, on which the module's own code runs: the engine and its flushes, the protocol between those who
+//! change entries and those who run guests, ASIDs, VPIDs and invalidations. One flush at a time can be left out.
+
+use std::boxed::Box;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::vec::Vec;
+
+use super::tlb::{Cached, Hit, Tag, Tlb};
+use crate::mmu::flush::{self, FlushReason, RemoteFlush};
+use crate::mmu::pte::PteFormat;
+use crate::mmu::storage::{Cell64, Counts, Graveyard, TablePool, Tables};
+use crate::mmu::tdp::{Map, MapError, Tdp};
+use crate::mmu::{Gfn, GfnRange, Level, MemType, Perms, Pfn, TablePa, ENTRIES};
+use crate::model::kick::{Flag, Number, Presence};
+use crate::svm::asid::{CpuAsids, Tlb as AsidFlush, VcpuAsid};
+use crate::vmx::tlb::{Abilities, Invalidate, Stale};
+use crate::vmx::vpid::Vpids;
+
+/// A flush of the module, or a step that stands for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Step {
+    /// Those who change entries call for a flush.
+    Remote(FlushReason),
+    /// A vCPU in the guest is interrupted.
+    Kick,
+    /// An entry looks whether a flush was demanded.
+    Demand,
+    /// A flush that was taken by an entry that is given up is still owed.
+    GivenUp,
+    /// AMD: the entry flushes its ASID.
+    FlushAsid,
+    /// AMD without flush by ASID: a stale vCPU gets a new ASID.
+    FreshAsid,
+    /// AMD: a vCPU that comes from another CPU gets a new ASID.
+    MovedAsid,
+    /// AMD: a new generation of ASIDs begins with a flush of all.
+    Generation,
+    /// AMD: a CPU that was off begins a new generation.
+    Restarted,
+    /// AMD: a refused entry, which may not have flushed, begins a new generation.
+    Refused,
+    /// Intel: INVEPT at an entry.
+    Invept,
+    /// Intel: a vCPU that comes from another CPU is stale.
+    Moved,
+    /// Intel: a new vCPU is stale.
+    New,
+    /// Intel: INVVPID at an entry, after the guest's translations were changed behind its back.
+    Invvpid,
+    /// Intel: a CPU that comes online drops everything.
+    Online,
+}
+
+/// All of them: a new reason or step has to be listed, and the list is checked against the rows.
+pub(super) fn steps() -> Vec<Step> {
+    let own = [
+        Step::Kick,
+        Step::Demand,
+        Step::GivenUp,
+        Step::FlushAsid,
+        Step::FreshAsid,
+        Step::MovedAsid,
+        Step::Generation,
+        Step::Restarted,
+        Step::Refused,
+        Step::Invept,
+        Step::Moved,
+        Step::New,
+        Step::Invvpid,
+        Step::Online,
+    ];
+    FlushReason::ALL
+        .map(Step::Remote)
+        .into_iter()
+        .chain(own)
+        .collect()
+}
+
+/// What the CPUs are like.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Machine {
+    Amd { by_asid: bool, asids: u32 },
+    Intel { vpid: bool, single: bool },
+}
+
+pub(super) struct StdFlag(AtomicBool);
+
+impl Flag for StdFlag {
+    fn load(&self) -> bool {
+        self.0.load(SeqCst)
+    }
+    fn store(&self, value: bool) {
+        self.0.store(value, SeqCst);
+    }
+    fn swap(&self, value: bool) -> bool {
+        self.0.swap(value, SeqCst)
+    }
+}
+
+pub(super) struct StdNumber(AtomicU32);
+
+impl Number for StdNumber {
+    fn load(&self) -> u32 {
+        self.0.load(SeqCst)
+    }
+    fn store(&self, value: u32) {
+        self.0.store(value, SeqCst);
+    }
+}
+
+struct Shared {
+    vm: usize,
+    presence: Presence<StdFlag, StdNumber>,
+    /// The guest runs, on this CPU.
+    running: Mutex<Option<usize>>,
+}
+
+/// The VM's side of a flush, as `Kicks` of the module.
+struct Remote {
+    vm: usize,
+    vcpus: Mutex<Vec<Arc<Shared>>>,
+    without: Option<Step>,
+}
+
+impl RemoteFlush for Remote {
+    fn flush_remote_tlbs(&self, why: FlushReason) {
+        if self.without == Some(Step::Remote(why)) {
+            return;
+        }
+        for v in self.vcpus.lock().unwrap().iter() {
+            assert_eq!(v.vm, self.vm);
+            if v.presence.demand_flush().is_some() && self.without != Some(Step::Kick) {
+                // The interrupt ends the guest's run before it is answered.
+                if v.running.lock().unwrap().take().is_some() {
+                    v.presence.leave();
+                }
+            }
+        }
+    }
+}
+
+struct Word(AtomicU64);
+
+impl Cell64 for Word {
+    fn load(&self) -> u64 {
+        self.0.load(SeqCst)
+    }
+    fn store(&self, value: u64) {
+        self.0.store(value, SeqCst);
+    }
+    fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
+        self.0.compare_exchange(old, new, SeqCst, SeqCst)
+    }
+    fn swap(&self, value: u64) -> u64 {
+        self.0.swap(value, SeqCst)
+    }
+}
+
+const PAGES: usize = 400;
+
+/// Host memory for tables; freed pages are handed out again, the last one first.
+struct Arena {
+    words: Box<[Word]>,
+    free: Mutex<Vec<u64>>,
+}
+
+impl Arena {
+    fn new() -> Self {
+        Self {
+            words: (0..PAGES * ENTRIES)
+                .map(|_| Word(AtomicU64::new(0)))
+                .collect(),
+            free: Mutex::new((1..=PAGES as u64).rev().map(|n| n << 12).collect()),
+        }
+    }
+
+    fn release(&self, page: u64) {
+        for index in 0..ENTRIES {
+            self.cell(TablePa::new(page), index).unwrap().store(0);
+        }
+        self.free.lock().unwrap().push(page);
+    }
+}
+
+impl Tables for Arena {
+    type Cell = Word;
+    fn cell(&self, table: TablePa, index: usize) -> Option<&Word> {
+        let page = (table.get() >> 12).checked_sub(1)? as usize;
+        self.words.get(page * ENTRIES + index)
+    }
+}
+
+impl TablePool for &Arena {
+    fn take(&mut self) -> Option<TablePa> {
+        self.free.lock().unwrap().pop().map(TablePa::new)
+    }
+    fn put_back(&mut self, table: TablePa) {
+        self.release(table.get());
+    }
+}
+
+#[derive(Default)]
+struct Graves(Vec<u64>);
+
+impl Graveyard for Graves {
+    fn bury(&mut self, table: TablePa) {
+        self.0.push(table.get());
+    }
+}
+
+struct Vm<P: PteFormat> {
+    tdp: Tdp<P>,
+    remote: Arc<Remote>,
+    /// Pages whose next use has to be seen.
+    aged: BTreeSet<u64>,
+}
+
+struct Vcpu {
+    shared: Arc<Shared>,
+    asid: VcpuAsid,
+    /// The ASID that the control block names.
+    used_asid: u32,
+    stale_asid: bool,
+    last: Option<usize>,
+    stale: Stale,
+    vpid: u16,
+    /// The CPU that has its control block, and whether that is new.
+    active: Option<usize>,
+    moved: bool,
+}
+
+struct Cpu {
+    tlb: Tlb,
+    asids: CpuAsids,
+    online: bool,
+}
+
+/// The machine.
+pub(super) struct World<P: PteFormat> {
+    config: P::Config,
+    machine: Machine,
+    without: Option<Step>,
+    arena: Arena,
+    cpus: Vec<Cpu>,
+    vms: Vec<Option<Vm<P>>>,
+    vcpus: Vec<Option<Vcpu>>,
+    vpids: Vec<u64>,
+    /// What went wrong first.
+    pub(super) stale: Option<std::string::String>,
+}
+
+impl<P: PteFormat> World<P> {
+    pub(super) fn new(config: P::Config, machine: Machine, without: Option<Step>) -> Self {
+        let asids = match machine {
+            Machine::Amd { asids, .. } => asids,
+            Machine::Intel { .. } => 2,
+        };
+        let mut world = Self {
+            config,
+            machine,
+            without,
+            arena: Arena::new(),
+            cpus: Vec::new(),
+            vms: Vec::new(),
+            vcpus: Vec::new(),
+            vpids: std::vec![0; 1],
+            stale: None,
+        };
+        for _ in 0..2 {
+            world.cpus.push(Cpu {
+                tlb: Tlb::unknown(),
+                asids: CpuAsids::new(asids),
+                online: false,
+            });
+        }
+        (0..2).for_each(|cpu| world.online(cpu));
+        world
+    }
+
+    pub(super) fn online(&mut self, cpu: usize) {
+        let skip = self.without == Some(Step::Online);
+        let restart = self.without != Some(Step::Restarted);
+        let c = &mut self.cpus[cpu];
+        if c.online {
+            return;
+        }
+        c.online = true;
+        match self.machine {
+            Machine::Amd { .. } if restart => c.asids = c.asids.restarted(),
+            Machine::Amd { .. } => {}
+            Machine::Intel { .. } if skip => {}
+            Machine::Intel { vpid, .. } => {
+                let all = Some(crate::vmx::tlb::Extent::All);
+                let what = Invalidate {
+                    ept: all,
+                    vpid: all.filter(|_| vpid),
+                };
+                c.tlb.invalidate(what, 0, 0);
+            }
+        }
+    }
+
+    /// The CPU goes, and somebody else uses its virtualization until it is back.
+    pub(super) fn offline(&mut self, cpu: usize) {
+        for id in 0..self.vcpus.len() {
+            if self.vcpus[id]
+                .as_ref()
+                .is_some_and(|v| v.active == Some(cpu))
+            {
+                self.exit(id);
+                self.vcpus[id].as_mut().unwrap().active = None;
+            }
+        }
+        for v in self.vcpus.iter().flatten() {
+            assert_ne!(*v.shared.running.lock().unwrap(), Some(cpu));
+        }
+        self.cpus[cpu].online = false;
+        self.cpus[cpu].tlb = Tlb::unknown();
+    }
+
+    pub(super) fn new_vm(&mut self) -> usize {
+        let vm = self.vms.len();
+        let tdp = Tdp::new(self.config, Level::L512G, Level::L1G, &mut &self.arena).unwrap();
+        let remote = Arc::new(Remote {
+            vm,
+            vcpus: Mutex::new(Vec::new()),
+            without: self.without,
+        });
+        self.vms.push(Some(Vm {
+            tdp,
+            remote,
+            aged: BTreeSet::new(),
+        }));
+        vm
+    }
+
+    /// The VM ends: its vCPUs are gone, its tables go without anybody left to be told, and its root page is free.
+    pub(super) fn drop_vm(&mut self, vm: usize) {
+        for id in 0..self.vcpus.len() {
+            if self.vcpus[id].as_ref().is_some_and(|v| v.shared.vm == vm) {
+                self.drop_vcpu(id);
+            }
+        }
+        self.zap(vm, GfnRange::ALL);
+        if let Some(v) = self.vms[vm].take() {
+            self.arena.release(v.tdp.root().get());
+        }
+    }
+
+    pub(super) fn new_vcpu(&mut self, vm: usize) -> usize {
+        let shared = Arc::new(Shared {
+            vm,
+            presence: Presence::new(
+                StdFlag(AtomicBool::new(false)),
+                StdFlag(AtomicBool::new(false)),
+                StdNumber(AtomicU32::new(0)),
+            ),
+            running: Mutex::new(None),
+        });
+        let remote = &self.vms[vm].as_ref().unwrap().remote;
+        remote.vcpus.lock().unwrap().push(shared.clone());
+        let vpid = match self.machine {
+            Machine::Intel { vpid: true, .. } => Vpids::new(&mut self.vpids).take().unwrap_or(0),
+            _ => 0,
+        };
+        let mut stale = Stale::new();
+        if self.without == Some(Step::New) {
+            stale.done();
+        }
+        self.vcpus.push(Some(Vcpu {
+            shared,
+            asid: VcpuAsid::default(),
+            used_asid: 0,
+            stale_asid: false,
+            last: None,
+            stale,
+            vpid,
+            active: None,
+            moved: false,
+        }));
+        self.vcpus.len() - 1
+    }
+
+    pub(super) fn drop_vcpu(&mut self, id: usize) {
+        self.exit(id);
+        let Some(v) = self.vcpus[id].take() else {
+            return;
+        };
+        let vm = self.vms[v.shared.vm].as_ref().unwrap();
+        vm.remote
+            .vcpus
+            .lock()
+            .unwrap()
+            .retain(|s| !Arc::ptr_eq(s, &v.shared));
+        if v.vpid != 0 {
+            assert!(Vpids::new(&mut self.vpids).give(v.vpid));
+        }
+    }
+
+    /// From interrupts off to the guest's first instruction. `give_up`: something came up in between. `refused`: the CPU refused the entry, and did not flush.
+    pub(super) fn enter(&mut self, id: usize, cpu: usize, give_up: bool, refused: bool) {
+        self.exit(id);
+        let occupied = |v: &Vcpu| *v.shared.running.lock().unwrap() == Some(cpu);
+        if let Some(other) =
+            (0..self.vcpus.len()).find(|&o| self.vcpus[o].as_ref().is_some_and(occupied))
+        {
+            self.exit(other);
+        }
+        let (without, machine) = (self.without, self.machine);
+        let Some(v) = self.vcpus[id].as_mut() else {
+            return;
+        };
+        let c = &mut self.cpus[cpu];
+        if !c.online {
+            return;
+        }
+        // The thread gets the CPU.
+        if v.active != Some(cpu) {
+            v.active = Some(cpu);
+            v.moved = true;
+        }
+        let demanded = v.shared.presence.enter(cpu as u32) && without != Some(Step::Demand);
+        if demanded && !(give_up && without == Some(Step::GivenUp)) {
+            v.stale_asid = true;
+            v.stale.second_stage();
+        }
+        if give_up {
+            v.shared.presence.leave();
+            return;
+        }
+        match machine {
+            Machine::Amd { by_asid, .. } => {
+                let (old, stale) = (v.used_asid, core::mem::take(&mut v.stale_asid));
+                let flush = c.asids.assign(&mut v.asid, cpu as u32, stale, by_asid);
+                v.used_asid = v.asid.asid;
+                let kept = match flush {
+                    _ if old == 0 => false,
+                    _ if v.last != Some(cpu) => without == Some(Step::MovedAsid),
+                    AsidFlush::Keep => stale && without == Some(Step::FreshAsid),
+                    _ => false,
+                };
+                if kept {
+                    v.used_asid = old;
+                }
+                match flush {
+                    _ if refused => {}
+                    AsidFlush::FlushAsid if without != Some(Step::FlushAsid) => {
+                        c.tlb.drop_asid(v.used_asid)
+                    }
+                    AsidFlush::FlushAll if without != Some(Step::Generation) => c.tlb.drop_asids(),
+                    _ => {}
+                }
+                if refused && flush != AsidFlush::Keep && without != Some(Step::Refused) {
+                    c.asids = c.asids.restarted();
+                }
+            }
+            Machine::Intel { single, .. } => {
+                if core::mem::take(&mut v.moved) && without != Some(Step::Moved) {
+                    v.stale.second_stage();
+                }
+                let can = Abilities {
+                    ept_single: single,
+                    vpid_single: single,
+                };
+                let mut what = v.stale.invalidate(can, v.vpid);
+                match without {
+                    Some(Step::Invept) => what.ept = None,
+                    Some(Step::Invvpid) => what.vpid = None,
+                    _ => {}
+                }
+                let root = self.vms[v.shared.vm].as_ref().unwrap().tdp.root().get();
+                c.tlb.invalidate(what, v.vpid, root);
+                if v.vpid == 0 {
+                    c.tlb.drop_vpid(0, root);
+                }
+                v.stale.done();
+            }
+        }
+        v.last = Some(cpu);
+        if refused {
+            v.shared.presence.leave();
+            return;
+        }
+        *v.shared.running.lock().unwrap() = Some(cpu);
+    }
+
+    pub(super) fn exit(&mut self, id: usize) {
+        let Some(v) = self.vcpus[id].as_ref() else {
+            return;
+        };
+        if v.shared.running.lock().unwrap().take().is_some() {
+            v.shared.presence.leave();
+        }
+    }
+
+    /// The VM of a vCPU.
+    pub(super) fn vm_of(&self, id: usize) -> Option<usize> {
+        self.vcpus[id].as_ref().map(|v| v.shared.vm)
+    }
+
+    /// Intel: the guest's own translations changed by a way that the CPU does not see.
+    pub(super) fn change_linear(&mut self, id: usize) {
+        self.exit(id);
+        if let Some(v) = self.vcpus[id].as_mut() {
+            v.stale.linear();
+        }
+    }
+
+    /// The linear translations of a vCPU are what its guest says from now on: those from before are stale.
+    pub(super) fn uses_old_linear(&self, id: usize, cpu: usize, gfn: u64) -> bool {
+        let v = self.vcpus[id].as_ref().unwrap();
+        let root = self.vms[v.shared.vm].as_ref().unwrap().tdp.root().get();
+        let tag = Tag::Linear { vpid: v.vpid, root };
+        !matches!(self.cpus[cpu].tlb.find(tag, Gfn(gfn)), Hit::Miss)
+    }
+
+    fn stale(&mut self, what: std::string::String) {
+        self.stale.get_or_insert(what);
+    }
+
+    /// The guest reads or writes a page, if it runs and the page is mapped for it.
+    pub(super) fn access(&mut self, id: usize, gfn: u64, write: bool) {
+        let Some(v) = self.vcpus[id].as_ref() else {
+            return;
+        };
+        let Some(cpu) = *v.shared.running.lock().unwrap() else {
+            return;
+        };
+        let vm = v.shared.vm;
+        let root = self.vms[vm].as_ref().unwrap().tdp.root().get();
+        let tags: &[Tag] = match self.machine {
+            Machine::Amd { .. } => &[Tag::Asid(v.used_asid)],
+            Machine::Intel { .. } => &[Tag::Linear { vpid: v.vpid, root }, Tag::Physical { root }],
+        };
+        let gfn = Gfn(gfn);
+        let hit = tags.iter().map(|t| self.cpus[cpu].tlb.find(*t, gfn));
+        for hit in hit.collect::<Vec<_>>() {
+            match hit {
+                Hit::Miss => {}
+                Hit::Junk => {
+                    return self.stale(std::format!("{gfn:?}: another hypervisor's entry"))
+                }
+                // Without the right, a CPU walks before it faults.
+                Hit::Cached(c) if write && !c.perms.write => {}
+                Hit::Cached(c) => return self.check(vm, &c, gfn, write),
+            }
+        }
+        self.walk(vm, cpu, tags, gfn, write);
+    }
+
+    /// Whether a cached entry still says what the tables say.
+    fn check(&mut self, vm: usize, c: &Cached, gfn: Gfn, write: bool) {
+        let v = self.vms[vm].as_ref().unwrap();
+        let now = v.tdp.lookup(&self.arena, gfn);
+        let good = now.is_some_and(|l| l.pfn == c.pfn(gfn) && (!write || l.perms.write));
+        let unseen = v.aged.contains(&gfn.0) && now.is_some_and(|l| !l.accessed);
+        if !good {
+            self.stale(std::format!(
+                "{gfn:?} write {write}: {c:?}, but the tables say {now:?}"
+            ));
+        } else if unseen {
+            self.stale(std::format!(
+                "{gfn:?}: the CPU does not set the accessed bit again"
+            ));
+        }
+    }
+
+    fn walk(&mut self, vm: usize, cpu: usize, tags: &[Tag], gfn: Gfn, write: bool) {
+        let v = self.vms[vm].as_mut().unwrap();
+        let (mut table, mut level) = (v.tdp.root(), v.tdp.root_level());
+        loop {
+            let cell = self.arena.cell(table, level.index(gfn)).unwrap();
+            let pte = cell.load();
+            if !P::is_present(pte) {
+                return;
+            }
+            if !P::is_leaf(pte, level) {
+                table = TablePa::new(P::pa(self.config, pte));
+                level = level.below().unwrap();
+                continue;
+            }
+            if write && !P::perms(pte).write {
+                return;
+            }
+            let accessed = (0..64)
+                .map(|b| 1u64 << b)
+                .find(|b| P::accessed(*b))
+                .unwrap();
+            if P::tracks_access(self.config) {
+                cell.store(pte | accessed);
+            }
+            v.aged.remove(&gfn.0);
+            for tag in tags {
+                self.cpus[cpu].tlb.fill(Cached {
+                    tag: *tag,
+                    span: level.span(gfn),
+                    first: Pfn(P::pa(self.config, pte) >> 12),
+                    perms: P::perms(pte),
+                });
+            }
+            return;
+        }
+    }
+
+    /// A fault maps a page, as `mmu/fault.rs` does.
+    pub(super) fn map(&mut self, vm: usize, gfn: u64, pfn: u64, level: Level, write: bool) {
+        for _ in 0..4 {
+            let Some(v) = self.vms[vm].as_ref() else {
+                return;
+            };
+            let map = Map {
+                gfn: Gfn(gfn),
+                pfn: Pfn(pfn),
+                level,
+                perms: Perms { write, exec: true },
+                mem: MemType::WriteBack,
+            };
+            let mut pool = &self.arena;
+            match v
+                .tdp
+                .map(&self.arena, &mut pool, &map, &mut Counts::default())
+            {
+                Ok(_) => return,
+                Err(MapError::Blocked(level)) => self.zap(vm, level.span(Gfn(gfn))),
+                Err(e) => panic!("{e:?}"),
+            }
+        }
+        panic!("not mapped");
+    }
+
+    pub(super) fn zap(&mut self, vm: usize, range: GfnRange) {
+        let Some(v) = self.vms[vm].as_mut() else {
+            return;
+        };
+        let settled = flush::zap(
+            &mut v.tdp,
+            &self.arena,
+            Graves::default(),
+            range,
+            &*v.remote,
+        );
+        assert_eq!(settled.bug, None);
+        settled
+            .graves
+            .0
+            .into_iter()
+            .for_each(|page| self.arena.release(page));
+    }
+
+    pub(super) fn write_protect(&mut self, vm: usize, range: GfnRange) {
+        let Some(v) = self.vms[vm].as_mut() else {
+            return;
+        };
+        let settled =
+            flush::write_protect(&mut v.tdp, &self.arena, core::iter::once(range), &*v.remote);
+        assert_eq!(settled.bug, None);
+    }
+
+    pub(super) fn age(&mut self, vm: usize, range: GfnRange, exact: bool) {
+        let Some(v) = self.vms[vm].as_mut() else {
+            return;
+        };
+        let aged = flush::age(
+            &v.tdp,
+            &self.arena,
+            core::iter::once(range),
+            exact,
+            &*v.remote,
+        );
+        assert_eq!(aged.bug, None);
+        for gfn in range.start.0..range.end.0 {
+            if exact && aged.young {
+                v.aged.insert(gfn);
+            } else if !exact {
+                v.aged.remove(&gfn);
+            }
+        }
+    }
+}
