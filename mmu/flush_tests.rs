@@ -7,6 +7,8 @@ mod tlb;
 #[path = "flush_tests/world.rs"]
 mod world;
 
+use std::vec;
+
 use proptest::prelude::*;
 
 use self::world::{steps, Machine, Step, World};
@@ -295,7 +297,7 @@ fn ops() -> impl Strategy<Value = Op> {
 fn course<P: PteFormat>(mut w: World<P>, ops: &[Op]) -> Result<(), TestCaseError> {
     // The VMs and vCPUs that the numbers mean at the moment.
     let mut vms = [w.new_vm(), w.new_vm()];
-    let mut vcpus: std::vec::Vec<usize> = (0..4).map(|n| w.new_vcpu(vms[n % 2])).collect();
+    let mut vcpus: vec::Vec<usize> = (0..4).map(|n| w.new_vcpu(vms[n % 2])).collect();
     let mut on = [true; 2];
     for (n, op) in ops.iter().enumerate() {
         let pick = |vcpus: &[usize], n: usize| vcpus.get(n % vcpus.len().max(1)).copied();
