@@ -14,7 +14,7 @@ use super::slots::{self, Slot};
 use super::storage::Counts;
 use super::tdp::{Map, MapError, Tdp};
 use super::vm_mmu::{Core, Mmu, SlotSet};
-use super::{Access, Gfn, Gpa, Level, MemType, Pfn};
+use super::{Access, Gfn, Gpa, Level, MemType, Perms, Pfn};
 
 /// What became of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -152,7 +152,7 @@ impl<B: Backend> Loaded<'_, B> {
                 size,
                 count,
                 value,
-            } => self.write_port(port, size, count.into(), value),
+            } => self.write_port(port, size, count, value),
             Need::PioToMem { at, offset, len } => self.copy_pio(at, offset, len, true),
             Need::MemToPio { at, offset, len } => self.copy_pio(at, offset, len, false),
             // An I/O intercept comes after the CPU's own check. After another exit, what is at RIP now is not what
@@ -208,13 +208,13 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     /// OUT of one `value`, or of `count` values in the PIO data page. What eventfds do not take is for user space.
-    fn write_port(&mut self, port: u16, size: u8, count: u32, value: u32) -> Met {
-        let mut taken = 0;
+    fn write_port(&mut self, port: u16, size: u8, count: u16, value: u32) -> Met {
+        let mut taken = 0u16;
         while taken < count {
             let value = if count == 1 {
                 value.into()
             } else {
-                let before = (taken as usize).saturating_mul(size.into());
+                let before = usize::from(taken).saturating_mul(size.into());
                 self.port_value_at(PIO_OFFSET.saturating_add(before), size)
             };
             if !self.vm.ioevents.write(Bus::Port, port.into(), size, value) {
@@ -231,14 +231,14 @@ impl<B: Backend> Loaded<'_, B> {
         } else if taken != 0 {
             self.drop_pio(taken, left, size);
         }
-        self.run.io(false, port, size, left);
+        self.run.io(false, port, size, left.into());
         trace_port(true, port, size, left, self.port_value(size));
         Met::User(JobWait::Write)
     }
 
     /// Moves the `left` values behind the first `gone` to the start of the PIO data page.
-    fn drop_pio(&self, gone: u32, left: u32, size: u8) {
-        let bytes = |n: u32| (n as usize).saturating_mul(size.into());
+    fn drop_pio(&self, gone: u16, left: u16, size: u8) {
+        let bytes = |n: u16| usize::from(n).saturating_mul(size.into());
         let mut value = [0u8; 4];
         if let Some(value) = value.get_mut(..usize::from(size)) {
             for i in 0..left {
