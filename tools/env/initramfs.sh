@@ -7,6 +7,7 @@
 #   programs  lodge and the selftests                foreign   modules that hold the CPUs' virtualization, for a test
 #   perf      the kernel's perf and its libraries
 #   extras    modules of the stock kernel that the selftests load: RAM disks, MSRs
+#   qemu      QEMU with its libraries and firmware, as in the Debian root
 . "$(dirname "$0")/lib.sh"
 
 PARTS=$LODGE_PARTS
@@ -138,6 +139,23 @@ part_guest() {
     cp "$kernel" "$work/guest/vmlinuz"
     cp "$PARTS/guest-initrd" "$work/guest/initrd"
     pack "$work" "$PARTS/guest"
+}
+
+part_qemu() {
+    local binary=/usr/bin/qemu-system-x86_64 file
+    fresh "$PARTS/qemu" "$LODGE_ROOT$binary" "$VM/qemu-guest" && return
+    mkdir -p "$work"/{bin,usr/share/qemu}
+    cp "$VM/qemu-guest" "$work/bin/"
+    cp "$LODGE_ROOT$binary" "$work/bin/"
+    # The loader and the libraries, at the places that the binary names.
+    in_root ldd "$binary" | sed -nE 's@.*(=> |^\s*)(/[^ ]+) \(.*@\2@p' | while read -r file; do
+        install -D "$LODGE_ROOT$file" "$work$file"
+    done
+    for file in qemu/{linuxboot_dma.bin,kvmvapic.bin} seabios/{bios-256k.bin,vgabios-stdvga.bin}; do
+        cp "$LODGE_ROOT/usr/share/$file" "$work/usr/share/qemu/"
+    done
+    cp "$LODGE_ROOT/usr/share/qemu/efi-e1000.rom" "$work/usr/share/qemu/"
+    pack "$work" "$PARTS/qemu"
 }
 
 exec 9>"$LODGE_CACHE/lock/initramfs"
