@@ -54,6 +54,7 @@ impl CpuVirt for Svm {
 impl Backend for Svm {
     const VENDOR: &'static str = "AMD SVM";
     const PDPTRS_IN_CONTROL_BLOCK: bool = false;
+    const INJECTS_WITH_LENGTH: bool = false;
     type Pte = Npt;
     type Hw = Hw;
     type Resident = Resident;
@@ -107,6 +108,7 @@ impl Backend for Svm {
             nmi_masked: false,
             iret_rip: None,
             stepping: false,
+            soft: false,
         };
         let resident = Resident {
             host_saved: Flag::new(false),
@@ -254,7 +256,9 @@ impl Backend for Svm {
             Kind::Nmi => Self::set_nmi_masked(hw, false),
             // Raised by an instruction, which is executed again: RIP points to it.
             Kind::Software => return None,
-            Kind::Hardware if vector == exception::BP || vector == exception::OF => return None,
+            Kind::Hardware if matches!(vector, exception::BP | exception::OF) && !hw.soft => {
+                return None
+            }
             _ => {}
         }
         let error = (info & event::ERROR != 0).then_some((info >> 32) as u32);
@@ -371,6 +375,10 @@ impl Backend for Svm {
 
     fn set_pdptrs(_hw: &mut Hw, _pdptrs: [u64; 4]) {}
 
+    fn pdptrs(_hw: &mut Hw) -> [u64; 4] {
+        [0; 4]
+    }
+
     fn set_debug(hw: &mut Hw, dr6: u64, dr7: u64) {
         let v = hw.vmcb();
         v.set_dr6(dr6);
@@ -379,6 +387,13 @@ impl Backend for Svm {
 
     fn dr6(hw: &mut Hw) -> Option<u64> {
         Some(hw.vmcb().dr6())
+    }
+
+    fn set_breakpoint_exits(hw: &mut Hw, on: bool) {
+        const BP: u32 = 1 << exception::BP;
+        let v = hw.vmcb();
+        let others = v.intercept_exceptions() & !BP;
+        v.set_intercept_exceptions(others | if on { BP } else { 0 });
     }
 
     fn hw_msr(hw: &mut Hw, resident: &Resident, msr: HwMsr) -> u64 {
@@ -439,9 +454,26 @@ impl Backend for Svm {
         });
     }
 
+    fn set_msr_exits(hw: &mut Hw, all: bool) {
+        // The map of the ports is all ones, and larger.
+        let map = if all {
+            hw.shared.iopm.phys()
+        } else {
+            hw.shared.msrpm.phys()
+        };
+        hw.vmcb().set_msrpm_base(map);
+    }
+
     fn set_tsc_offset(hw: &mut Hw, offset: u64) {
         hw.vmcb().set_tsc_offset(offset);
     }
+
+    fn tsc_scale_places() -> Option<u8> {
+        // An MSR that would be switched with each world switch; no machine at hand has it.
+        None
+    }
+
+    fn set_tsc_ratio(_hw: &mut Hw, _ratio: u64) {}
 
     fn shadow(hw: &mut Hw) -> Shadow {
         let on = hw.vmcb().int_state() & 1 != 0;
@@ -459,6 +491,7 @@ impl Backend for Svm {
     fn inject(hw: &mut Hw, what: Inject) {
         let v = match what {
             Inject::Exception(e) => {
+                hw.soft = matches!(e.vector, exception::BP | exception::OF);
                 let error = e.error.map_or(0, |e| event::ERROR | u64::from(e) << 32);
                 event::EXCEPTION | error | u64::from(e.vector)
             }

@@ -167,6 +167,10 @@ fn io(cx: &mut Cx<'_>) -> Result<Flow> {
 fn exception(cx: &mut Cx<'_>, v: u8) -> Flow {
     match v {
         vector::DB => debug(cx),
+        vector::BP => {
+            cx.stop_at_breakpoint();
+            return Flow::User;
+        }
         vector::AC => cx.raise(Exception::with_error(vector::AC, 0)),
         // A machine check is the host's; `enter` handed it over.
         vector::MC => {}
@@ -184,6 +188,10 @@ fn debug(cx: &mut Cx<'_>) {
     let guest_tf = cx.state.switch.regs.rflags & crate::model::cr::rflags::TF != 0;
     if stepping && !guest_tf && dr6 & crate::model::cr::dr6::TRAPS == 0 {
         // Our single step to the end of an IRET.
+        return;
+    }
+    if cx.stop_for_debugger(dr6 ^ crate::model::cr::dr6::RESET) {
+        cx.update_switch();
         return;
     }
     cx.state.controls.dr6 = dr6;

@@ -22,6 +22,8 @@ pub(crate) struct Hw {
     pub(super) iret_rip: Option<u64>,
     /// The guest runs one instruction with RFLAGS.TF, ours, to find the end of that IRET.
     pub(super) stepping: bool,
+    /// The exception being delivered is one that an instruction raised, and RIP is past the instruction.
+    pub(super) soft: bool,
 }
 
 /// What context switches touch.

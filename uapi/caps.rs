@@ -2,12 +2,14 @@
 //! The capability table: what CHECK_EXTENSION answers. A row is here only when a test proves what it promises.
 
 use super::*;
-use crate::hv::vm;
+use crate::hv::backend::Backend;
+use crate::hv::{clock, debug, sync_regs, tsc, vm, xsave};
 use crate::mmu::slots;
+use crate::model::msr_table;
 use crate::sys::cpu;
 
 /// CHECK_EXTENSION; 0 for what is not there, and for numbers that mean nothing.
-pub(crate) fn check(cap: usize) -> isize {
+pub(crate) fn check<B: Backend>(cap: usize) -> isize {
     let Ok(cap) = u32::try_from(cap) else {
         return 0;
     };
@@ -32,7 +34,30 @@ pub(crate) fn check(cap: usize) -> isize {
         | KVM_CAP_IOEVENTFD_NO_LENGTH
         | KVM_CAP_IOEVENTFD_ANY_LENGTH
         | KVM_CAP_SIGNAL_MSI
-        | KVM_CAP_VM_TYPES => 1,
+        | KVM_CAP_VM_TYPES
+        | KVM_CAP_XSAVE
+        | KVM_CAP_VCPU_EVENTS
+        | KVM_CAP_EXCEPTION_PAYLOAD
+        | KVM_CAP_X86_TRIPLE_FAULT_EVENT
+        | KVM_CAP_DEBUGREGS
+        | KVM_CAP_SREGS2
+        | KVM_CAP_ENABLE_CAP
+        | KVM_CAP_ENABLE_CAP_VM
+        | KVM_CAP_SET_GUEST_DEBUG
+        | KVM_CAP_GET_MSR_FEATURES
+        | KVM_CAP_CLOCKSOURCE
+        | KVM_CAP_X86_USER_SPACE_MSR
+        | KVM_CAP_X86_MSR_FILTER
+        | KVM_CAP_MMU_SHADOW_CACHE_CONTROL
+        | KVM_CAP_KVMCLOCK_CTRL
+        | KVM_CAP_VCPU_ATTRIBUTES
+        | KVM_CAP_X86_ROBUST_SINGLESTEP => 1,
+        KVM_CAP_XSAVE2 => xsave::size() as isize,
+        KVM_CAP_SYNC_REGS => sync_regs::FIELDS as isize,
+        KVM_CAP_ADJUST_CLOCK => clock::FLAGS as isize,
+        KVM_CAP_TSC_CONTROL | KVM_CAP_VM_TSC_CONTROL => isize::from(tsc::can_scale::<B>()),
+        KVM_CAP_MCE => msr_table::BANKS as isize,
+        KVM_CAP_SET_GUEST_DEBUG2 => debug::VALID as isize,
         // Reported as the in-tree KVM does; without interrupt controllers in the kernel the ioctls refuse.
         KVM_CAP_IRQ_ROUTING => 4096,
         KVM_CAP_XCRS => isize::from(cpu::has_xsave()),

@@ -26,6 +26,15 @@ macro_rules! pod {
 pod! {
     kvm_regs = 18 * 8;
     kvm_sregs = 8 * 24 + 2 * 16 + 7 * 8 + 32;
+    kvm_sregs2 = 8 * 24 + 2 * 16 + 7 * 8 + 8 + 4 * 8;
+    kvm_vcpu_events = 8 + 4 + 4 + 4 + 4 + 4 + 1 + 26 + 1 + 8;
+    kvm_x86_mce = 4 * 8 + 1 + 7 + 3 * 8;
+    kvm_clock_data = 8 + 4 + 4 + 8 + 8 + 4 * 4;
+    kvm_device_attr = 4 + 4 + 8 + 8;
+    kvm_translation = 8 + 8 + 1 + 1 + 1 + 5;
+    kvm_cpuid_entry = 6 * 4;
+    kvm_guest_debug = 4 + 4 + 8 * 8;
+    kvm_debugregs = 4 * 8 + 8 + 8 + 8 + 9 * 8;
     kvm_fpu = 128 + 2 + 2 + 1 + 1 + 2 + 8 + 8 + 256 + 4 + 4;
     kvm_userspace_memory_region = 4 + 4 + 8 + 8 + 8;
     kvm_userspace_memory_region2 = 4 + 4 + 8 + 8 + 8 + 8 + 4 + 4 + 14 * 8;
@@ -77,3 +86,37 @@ const _: () = assert!(
 unsafe impl FromBytes for Header {}
 // SAFETY: two integers.
 unsafe impl AsBytes for Header {}
+
+/// `struct kvm_msr_filter_range`, with its padding, and the address as a number.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct MsrFilterRange {
+    /// The accesses that it is about.
+    pub(crate) flags: u32,
+    /// How many registers.
+    pub(crate) nmsrs: u32,
+    /// The first of them.
+    pub(crate) base: u32,
+    pad: u32,
+    /// Where user space has a bit for each.
+    pub(crate) bitmap: u64,
+}
+
+/// `struct kvm_msr_filter`, likewise.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct MsrFilterArg {
+    /// What holds for registers in no range.
+    pub(crate) flags: u32,
+    pad: u32,
+    /// The ranges.
+    pub(crate) ranges: [MsrFilterRange; 16],
+}
+
+const _: () = assert!(
+    size_of::<MsrFilterArg>() == size_of::<kvm_msr_filter>()
+        && size_of::<MsrFilterRange>() == size_of::<kvm_msr_filter_range>()
+);
+
+// SAFETY: integers only.
+unsafe impl FromBytes for MsrFilterArg {}

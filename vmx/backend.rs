@@ -76,6 +76,14 @@ impl Resident {
     }
 }
 
+/// The fields of the PDPTEs.
+const PDPTES: [f::Field<u64>; 4] = [
+    f::GUEST_PDPTE0,
+    f::GUEST_PDPTE1,
+    f::GUEST_PDPTE2,
+    f::GUEST_PDPTE3,
+];
+
 impl CpuVirt for Vmx {
     const INTEL: bool = true;
 
@@ -105,6 +113,7 @@ impl CpuVirt for Vmx {
 impl Backend for Vmx {
     const VENDOR: &'static str = "Intel VMX";
     const PDPTRS_IN_CONTROL_BLOCK: bool = true;
+    const INJECTS_WITH_LENGTH: bool = true;
     type Pte = Ept;
     type Hw = Hw;
     type Resident = Resident;
@@ -468,15 +477,13 @@ impl Backend for Vmx {
     }
 
     fn set_pdptrs(hw: &mut Hw, pdptrs: [u64; 4]) {
-        let fields = [
-            f::GUEST_PDPTE0,
-            f::GUEST_PDPTE1,
-            f::GUEST_PDPTE2,
-            f::GUEST_PDPTE3,
-        ];
-        for (field, value) in fields.into_iter().zip(pdptrs) {
+        for (field, value) in PDPTES.into_iter().zip(pdptrs) {
             hw.vmcs.write(field, value);
         }
+    }
+
+    fn pdptrs(hw: &mut Hw) -> [u64; 4] {
+        PDPTES.map(|field| hw.vmcs.read(field))
     }
 
     fn set_debug(hw: &mut Hw, _dr6: u64, dr7: u64) {
@@ -486,6 +493,11 @@ impl Backend for Vmx {
 
     fn dr6(_hw: &mut Hw) -> Option<u64> {
         None
+    }
+
+    fn set_breakpoint_exits(hw: &mut Hw, on: bool) {
+        let bp = if on { 1 << 3 } else { 0 };
+        hw.vmcs.write(f::EXCEPTION_BITMAP, setup::EXCEPTIONS | bp);
     }
 
     fn hw_msr(hw: &mut Hw, resident: &Resident, msr: HwMsr) -> u64 {
@@ -545,8 +557,24 @@ impl Backend for Vmx {
         hw.vmcs.write(f::SECONDARY_CONTROLS, word);
     }
 
+    fn set_msr_exits(hw: &mut Hw, all: bool) {
+        hw.set_primary(primary::MSR_BITMAPS, !all);
+    }
+
     fn set_tsc_offset(hw: &mut Hw, offset: u64) {
         hw.vmcs.write(f::TSC_OFFSET, offset);
+    }
+
+    fn tsc_scale_places() -> Option<u8> {
+        let has = SHARED.get().map_or(0, |s| s.controls.secondary);
+        (has & secondary::TSC_SCALING != 0).then_some(48)
+    }
+
+    fn set_tsc_ratio(hw: &mut Hw, ratio: u64) {
+        if Self::tsc_scale_places().is_some() {
+            let ratio = if ratio == 0 { 1 << 48 } else { ratio };
+            hw.vmcs.write(f::TSC_MULTIPLIER, ratio);
+        }
     }
 
     fn shadow(hw: &mut Hw) -> Shadow {

@@ -93,7 +93,11 @@ const SECONDARY: Wanted = Wanted {
     word: Word::Secondary,
     required: secondary::EPT | secondary::UNRESTRICTED_GUEST,
     dynamic: 0,
-    optional: secondary::VPID | secondary::WBINVD | secondary::RDTSCP | secondary::INVPCID,
+    optional: secondary::VPID
+        | secondary::WBINVD
+        | secondary::RDTSCP
+        | secondary::INVPCID
+        | secondary::TSC_SCALING,
     // XSAVES is not offered to guests, so that nothing of theirs reaches the host's IA32_XSS.
     forbidden: secondary::XSAVES
         | secondary::APIC_ACCESSES
@@ -104,8 +108,7 @@ const SECONDARY: Wanted = Wanted {
         | secondary::SHADOW_VMCS
         | secondary::PML
         | secondary::EPT_VIOLATION_VE
-        | secondary::MODE_BASED_EXECUTE
-        | secondary::TSC_SCALING,
+        | secondary::MODE_BASED_EXECUTE,
 };
 
 const EXIT: Wanted = Wanted {

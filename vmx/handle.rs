@@ -170,6 +170,10 @@ fn exception(cx: &mut Cx<'_>, exit: Exit, len: u8) -> Flow {
         None if exit.info.is_nmi() => {}
         Some(vector::MC) => {}
         Some(vector::DB) => debug(cx, exit, len),
+        Some(vector::BP) => {
+            cx.stop_at_breakpoint();
+            return Flow::User;
+        }
         Some(vector::AC) => {
             let error = cx.state.hw.vmcs.read(f::EXIT_INTR_ERROR_CODE);
             cx.raise(Exception::with_error(vector::AC, error));
@@ -187,6 +191,9 @@ fn exception(cx: &mut Cx<'_>, exit: Exit, len: u8) -> Flow {
 
 fn debug(cx: &mut Cx<'_>, exit: Exit, len: u8) {
     let payload = cx.state.hw.vmcs.read(f::EXIT_QUALIFICATION);
+    if cx.stop_for_debugger(payload) {
+        return;
+    }
     let stepping = cx.state.switch.regs.rflags & rflags::TF != 0;
     if exit.info.kind() == Some(Kind::PrivilegedSoftwareException) {
         // INT1: a trap, so RIP moves on before it is delivered again as a plain #DB.

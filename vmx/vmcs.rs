@@ -13,7 +13,9 @@ use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Release};
 
-use super::fields::{group_of, width_of, Field, Group, Width, WidthCode, TSC_OFFSET};
+use super::fields::{
+    group_of, width_of, Field, Group, Width, WidthCode, TSC_MULTIPLIER, TSC_OFFSET,
+};
 use super::insn::{self, Failure, Run};
 use crate::model::residency::{Enter, Load, Place};
 use crate::sys::cpu::{IrqOff, PreemptOff};
@@ -231,7 +233,8 @@ impl Fields {
         let encoding = field.encoding();
         let address = group_of(encoding) == Group::Control
             && width_of(encoding) == WidthCode::Quad
-            && encoding != TSC_OFFSET.encoding();
+            && encoding != TSC_OFFSET.encoding()
+            && encoding != TSC_MULTIPLIER.encoding();
         if group_of(encoding) == Group::Host || address {
             self.fail(encoding);
             return;

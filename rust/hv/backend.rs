@@ -76,6 +76,8 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     const VENDOR: &'static str;
     /// Hardware loads the guest's PDPTEs from the VMCS rather than from memory, so they have to be written there.
     const PDPTRS_IN_CONTROL_BLOCK: bool;
+    /// An exception that an instruction raises is injected with the instruction's length; otherwise RIP has to be past it.
+    const INJECTS_WITH_LENGTH: bool;
     /// The second-stage page-table format.
     type Pte: PteFormat;
     /// A vCPU's hardware state, see the head of this file.
@@ -158,18 +160,30 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn set_modes(hw: &mut Self::Hw, cr0: u64, cr4: u64, efer: u64);
     /// The four PDPTEs of PAE paging; called only where [`Backend::PDPTRS_IN_CONTROL_BLOCK`].
     fn set_pdptrs(hw: &mut Self::Hw, pdptrs: [u64; 4]);
+    /// The PDPTEs that the hardware uses; called only where [`Backend::PDPTRS_IN_CONTROL_BLOCK`].
+    fn pdptrs(hw: &mut Self::Hw) -> [u64; 4];
     /// DR7, and DR6 where the hardware switches it.
     fn set_debug(hw: &mut Self::Hw, dr6: u64, dr7: u64);
     /// DR6 after a run that had breakpoints on; None when the switch has it.
     fn dr6(hw: &mut Self::Hw) -> Option<u64>;
+    /// INT3 exits (or no longer).
+    fn set_breakpoint_exits(hw: &mut Self::Hw, on: bool);
     /// An MSR that hardware holds for the guest.
     fn hw_msr(hw: &mut Self::Hw, resident: &Self::Resident, msr: HwMsr) -> u64;
     /// Sets it; the value is checked.
     fn set_hw_msr(hw: &mut Self::Hw, resident: &Self::Resident, msr: HwMsr, value: u64);
     /// Whether the guest has RDTSCP (or RDPID) and INVPCID: an instruction that its CPUID lacks is undefined, though the CPU has it.
     fn set_instructions(hw: &mut Self::Hw, rdtscp: bool, invpcid: bool);
+    /// Every access to a model-specific register exits (or no longer). Interrupts may be off.
+    fn set_msr_exits(hw: &mut Self::Hw, all: bool);
     /// Guest TSC = host TSC + offset.
     fn set_tsc_offset(hw: &mut Self::Hw, offset: u64);
+
+    /// Binary places of the ratio by which the hardware scales the time-stamp counter; None: it does not.
+    fn tsc_scale_places() -> Option<u8>;
+    /// Guest TSC = host TSC times this ratio, plus the offset; 0: as it is. Called with others only where there are
+    /// [`Backend::tsc_scale_places`].
+    fn set_tsc_ratio(hw: &mut Self::Hw, ratio: u64);
 
     /// The interrupt shadow.
     fn shadow(hw: &mut Self::Hw) -> Shadow;

@@ -11,8 +11,8 @@ use crate::model::cpuid_host;
 use crate::model::guest::GuestFeatures;
 use crate::model::msr;
 use crate::model::regs::{RAX, RBX, RCX, RDX};
-use crate::uapi::kvm_cpuid_entry2;
 use crate::uapi::pod::Header;
+use crate::uapi::{kvm_cpuid_entry, kvm_cpuid_entry2};
 
 /// The CPUID instruction, `len` bytes long.
 pub(crate) fn execute<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flow> {
@@ -108,6 +108,30 @@ pub(crate) fn get_supported(arg: usize) -> Result<isize> {
     Ok(0)
 }
 
+/// KVM_SET_CPUID: as KVM_SET_CPUID2, with entries that have no index.
+pub(crate) fn set_old<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isize> {
+    let header: Header = user::get(arg)?;
+    if header.count as usize > MAX_ENTRIES {
+        return Err(E2BIG);
+    }
+    let raw: KVVec<kvm_cpuid_entry> =
+        user::get_slice(user::after(arg, HEADER)?, header.count as usize)?;
+    let mut entries = KVec::with_capacity(raw.len(), GFP_KERNEL_ACCOUNT)?;
+    for e in raw.iter() {
+        let entry = Entry {
+            function: e.function,
+            index: 0,
+            flags: 0,
+            eax: e.eax,
+            ebx: e.ebx,
+            ecx: e.ecx,
+            edx: e.edx,
+        };
+        entries.push(entry, GFP_KERNEL_ACCOUNT)?;
+    }
+    set_entries(cx, entries)
+}
+
 /// KVM_SET_CPUID2. E2BIG: too many entries; EINVAL: a value no CPU could have, or a change after the guest ran.
 pub(crate) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isize> {
     let header: Header = user::get(arg)?;
@@ -120,6 +144,10 @@ pub(crate) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isiz
     for e in raw.iter() {
         entries.push(entry_from(e), GFP_KERNEL_ACCOUNT)?;
     }
+    set_entries(cx, entries)
+}
+
+fn set_entries<B: Backend>(cx: &mut Loaded<'_, B>, mut entries: KVec<Entry>) -> Result<isize> {
     let caps = host::caps()?;
     let now = shown(cx);
     if cx.state.has_run {

@@ -7,7 +7,7 @@ use kernel::prelude::*;
 
 use crate::hv::backend::Backend;
 use crate::hv::vm::{Kicks, Vm};
-use crate::hv::{cpuid, host, msr};
+use crate::hv::{cpuid, host, mce, msr};
 use crate::mmu::pages::Graves;
 use crate::sys::file::{self, DevKvm, SystemDevice};
 use crate::sys::run_page::PAGES;
@@ -23,12 +23,15 @@ impl<B: Backend> SystemDevice for Device<B> {
             ioctl::GET_API_VERSION | ioctl::GET_VCPU_MMAP_SIZE if arg != 0 => Err(EINVAL),
             ioctl::GET_API_VERSION => Ok(uapi::KVM_API_VERSION as isize),
             ioctl::GET_VCPU_MMAP_SIZE => Ok((PAGES * 4096) as isize),
-            ioctl::CHECK_EXTENSION => Ok(caps::check(arg)),
+            ioctl::CHECK_EXTENSION => Ok(caps::check::<B>(arg)),
             // The argument is the VM's type: 0 is the only one.
             ioctl::CREATE_VM if arg != 0 => Err(EINVAL),
             ioctl::CREATE_VM => file::new_fd(Vm::<B>::new),
             ioctl::GET_SUPPORTED_CPUID => cpuid::get_supported(arg),
             ioctl::GET_MSR_INDEX_LIST => msr::index_list(arg),
+            ioctl::GET_MSR_FEATURE_INDEX_LIST => msr::feature_index_list(arg),
+            ioctl::GET_MSRS => msr::feature_msrs(arg),
+            ioctl::X86_GET_MCE_CAP_SUPPORTED => mce::supported::<B>(arg),
             _ => Err(EINVAL),
         }
     }

@@ -14,7 +14,6 @@ use crate::model::cr::dr6;
 use crate::model::emu::job::{self, Answer, Job, Need};
 use crate::model::event::Exception;
 use crate::model::ioevent::Bus;
-use crate::model::msr::Who;
 use crate::sys::run_page::{PIO_OFFSET, PIO_SIZE};
 use crate::sys::trace;
 use crate::uapi;
@@ -187,11 +186,11 @@ impl<B: Backend> Loaded<'_, B> {
             Need::ReadDr { dr } => value(self.read_dr(dr)),
             Need::WriteDr { dr, value } => ack(self.write_dr(dr, value)),
             Need::ReadMsr { index } => value(
-                self.read_msr(index, Who::Guest)
+                self.guest_read_msr(index)
                     .map_err(|_| Exception::protection(0)),
             ),
             Need::WriteMsr { index, value } => ack(self
-                .write_msr(index, value, Who::Guest)
+                .guest_write_msr(index, value)
                 .map_err(|_| Exception::protection(0))),
             Need::Invlpg { .. } => {
                 B::flush_tlb(&mut self.state.hw);

@@ -29,11 +29,16 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Asks the hardware for the next event and for the windows that are waited for. True: exit again at once.
     pub(crate) fn inject_events(&mut self) -> bool {
-        let gates = self.gates();
+        let mut gates = self.gates();
+        if B::INTEL && self.state.debug.steps() {
+            // Entry takes TF in an interrupt shadow for a single step of the guest's own that is pending.
+            B::set_shadow(&mut self.state.hw, Shadow::default());
+        }
         let wanted = gates.irq_waiting || gates.irq_window_wanted;
         if !wanted && !self.state.windows && self.state.events.is_idle() {
             return false;
         }
+        gates.closed = self.state.debug.blocks_interrupts();
         self.plan_events(&gates)
     }
 
@@ -49,6 +54,14 @@ impl<B: Backend> Loaded<'_, B> {
             } => {
                 if fresh {
                     self.apply_payload(&exception);
+                    if exception.vector == vector::DB {
+                        self.state.controls.dr7 &= !dr7::GD;
+                        self.update_switch();
+                    }
+                }
+                if fresh && !B::INJECTS_WITH_LENGTH {
+                    let len = u64::from(exception.insn_len);
+                    self.state.switch.regs.rip = self.state.switch.regs.rip.wrapping_add(len);
                 }
                 if set_rf {
                     self.state.switch.regs.rflags |= rflags::RF;
@@ -64,10 +77,12 @@ impl<B: Backend> Loaded<'_, B> {
                 B::inject(&mut self.state.hw, Inject::Interrupt(i));
             }
         }
-        B::set_irq_window(&mut self.state.hw, plan.irq_window);
-        B::set_nmi_window(&mut self.state.hw, plan.nmi_window);
-        self.state.windows = plan.irq_window || plan.nmi_window;
-        plan.exit_at_once
+        let irq_window = plan.irq_window && !gates.closed;
+        let nmi_window = plan.nmi_window && !gates.closed;
+        B::set_irq_window(&mut self.state.hw, irq_window);
+        B::set_nmi_window(&mut self.state.hw, nmi_window);
+        self.state.windows = irq_window || nmi_window;
+        plan.exit_at_once && !gates.closed
     }
 
     /// What an exception writes besides the stack, at the moment it is delivered.
@@ -78,10 +93,19 @@ impl<B: Backend> Loaded<'_, B> {
             vector::DB => {
                 let c = &mut self.state.controls;
                 c.dr6 = debug_status(c.dr6, payload);
-                c.dr7 &= !dr7::GD;
                 self.update_switch();
             }
             _ => {}
+        }
+    }
+
+    /// Before user space sees registers: without KVM_CAP_EXCEPTION_PAYLOAD it would lose the payload of an exception that waits, so
+    /// that goes to where it belongs.
+    pub(crate) fn settle_payload(&mut self) {
+        if !self.vm.policy.exception_payload() {
+            if let Some(e) = self.state.events.take_payload() {
+                self.apply_payload(&e);
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 use kernel::prelude::*;
 
 use crate::hv::backend::Backend;
+use crate::hv::user;
 use crate::hv::vcpu::Loaded;
 use crate::hv::vm::Vm;
 use crate::mmu::gwalk::{self, Access, GuestMem, Paging, Translation, WalkError};
@@ -11,6 +12,7 @@ use crate::mmu::Gpa;
 use crate::model::cr::rflags;
 use crate::model::emu::decode::DecodeError;
 use crate::model::event::Exception;
+use crate::uapi::kvm_translation;
 
 /// The longest instruction, in bytes.
 pub(crate) const MAX_INSN: usize = 15;
@@ -118,6 +120,25 @@ impl<B: Backend> Loaded<'_, B> {
             }
         }
         Err(None)
+    }
+
+    /// KVM_TRANSLATE: the guest-physical address that the kernel of the guest would read at a linear one.
+    pub(crate) fn translate_for_user(&mut self, arg: usize) -> Result {
+        const NONE: u64 = u64::MAX;
+        let mut t: kvm_translation = user::get(arg)?;
+        let access = Access {
+            write: false,
+            fetch: false,
+            user: false,
+            implicit: false,
+        };
+        let found = self.translate(t.linear_address, access).ok();
+        t.physical_address = found.map_or(NONE, |f| f.gpa);
+        t.valid = found.is_some().into();
+        // More is not told, as in KVM.
+        t.writeable = 1;
+        t.usermode = 0;
+        user::put(arg, &t)
     }
 
     /// Reads the bytes of the instruction at `start`.

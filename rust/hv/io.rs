@@ -29,6 +29,10 @@ pub(crate) enum Pending {
     Job(JobWait),
     /// The access was a write, and the emulator has this to do next.
     Next(Need),
+    /// RDMSR that user space answers.
+    Rdmsr { len: u8 },
+    /// WRMSR that user space carries out.
+    Wrmsr { len: u8 },
 }
 
 /// What the emulator waits for.
@@ -166,6 +170,14 @@ impl<B: Backend> Loaded<'_, B> {
                 self.drive_job(answer)
             }
             Pending::Next(need) => self.drive_need(need),
+            Pending::Rdmsr { len } => {
+                self.complete_msr(true, len);
+                Ok(Flow::Resume)
+            }
+            Pending::Wrmsr { len } => {
+                self.complete_msr(false, len);
+                Ok(Flow::Resume)
+            }
         }
     }
 }

@@ -7,14 +7,13 @@ use kernel::sync::{Arc, ArcBorrow};
 use crate::hv::backend::Backend;
 use crate::hv::vcpu::{Loaded, Vcpu};
 use crate::hv::vm::Vm;
-use crate::hv::{cpuid, msr, user};
+use crate::hv::{cpuid, mce, msr, policy, user, xsave};
 use crate::model::cr;
-use crate::model::regs::{self, Regs};
 use crate::sys::cpu;
 use crate::sys::file::FileObject;
 use crate::sys::fpu::FXSAVE_SIZE;
 use crate::sys::page::Pages;
-use crate::uapi::{self, ioctl, kvm_fpu, kvm_interrupt, kvm_mp_state, kvm_regs, kvm_xcr, kvm_xcrs};
+use crate::uapi::{self, ioctl, kvm_fpu, kvm_interrupt, kvm_mp_state, kvm_xcr, kvm_xcrs};
 
 /// What a vCPU's descriptor refers to. It keeps the VM alive.
 pub(crate) struct VcpuFile<B: Backend> {
@@ -54,16 +53,28 @@ impl<B: Backend> FileObject for VcpuFile<B> {
 /// The ioctls that look at or change a vCPU that does not run.
 fn dispatch<B: Backend>(cx: &mut Loaded<'_, B>, cmd: u32, arg: usize) -> Result<isize> {
     match cmd {
-        ioctl::GET_REGS => user::put(arg, &get_regs(&cx.state.switch.regs))?,
-        ioctl::SET_REGS => set_regs(cx, &user::get(arg)?),
+        ioctl::GET_REGS => user::put(arg, &cx.get_regs())?,
+        ioctl::SET_REGS => cx.set_regs(&user::get(arg)?),
         ioctl::GET_SREGS => get_sregs(cx, arg)?,
         ioctl::SET_SREGS => set_sregs(cx, arg)?,
+        ioctl::GET_SREGS2 => get_sregs2(cx, arg)?,
+        ioctl::SET_SREGS2 => set_sregs2(cx, arg)?,
         ioctl::GET_FPU => get_fpu(cx, arg)?,
         ioctl::SET_FPU => set_fpu(cx, arg)?,
         ioctl::SET_CPUID2 => return cpuid::set(cx, arg),
         ioctl::GET_CPUID2 => return cpuid::get(cx, arg),
         ioctl::GET_MSRS => return msr::get_msrs(cx, arg),
         ioctl::SET_MSRS => return msr::set_msrs(cx, arg),
+        ioctl::GET_XSAVE => xsave::get(cx, arg)?,
+        ioctl::GET_XSAVE2 => xsave::get2(cx, arg)?,
+        ioctl::SET_XSAVE => xsave::set(cx, arg)?,
+        ioctl::GET_VCPU_EVENTS => user::put(arg, &cx.vcpu_events())?,
+        ioctl::SET_VCPU_EVENTS => cx.set_vcpu_events(&user::get(arg)?)?,
+        ioctl::GET_DEBUGREGS => user::put(arg, &cx.debugregs())?,
+        ioctl::X86_SETUP_MCE => mce::setup(cx, arg)?,
+        ioctl::X86_SET_MCE => mce::report(cx, arg)?,
+        ioctl::SET_GUEST_DEBUG => cx.set_guest_debug(&user::get(arg)?)?,
+        ioctl::SET_DEBUGREGS => cx.set_debugregs(&user::get(arg)?)?,
         ioctl::GET_XCRS => get_xcrs(cx, arg)?,
         ioctl::SET_XCRS => set_xcrs(cx, arg)?,
         ioctl::GET_MP_STATE => user::put(
@@ -73,15 +84,22 @@ fn dispatch<B: Backend>(cx: &mut Loaded<'_, B>, cmd: u32, arg: usize) -> Result<
             },
         )?,
         ioctl::SET_MP_STATE => set_mp_state(cx, user::get(arg)?)?,
+        ioctl::TRANSLATE => cx.translate_for_user(arg)?,
+        ioctl::SET_CPUID => return cpuid::set_old(cx, arg),
         ioctl::INTERRUPT => {
             let i: kvm_interrupt = user::get(arg)?;
             let vector = u8::try_from(i.irq).map_err(|_| EINVAL)?;
             cx.state.events.queue_interrupt(vector);
         }
         ioctl::NMI => cx.state.events.add_nmis(1),
-        ioctl::ENABLE_CAP => return user::refuse_cap(arg),
+        ioctl::ENABLE_CAP => return policy::enable_vcpu(arg),
         ioctl::SET_SIGNAL_MASK => cx.state.signal_mask = get_signal_mask(arg)?,
-        ioctl::GET_TSC_KHZ => return Ok(cpu::tsc_khz() as isize),
+        ioctl::GET_TSC_KHZ => return Ok(cx.state.tsc.khz() as isize),
+        ioctl::SET_TSC_KHZ => cx.set_tsc_khz(arg)?,
+        ioctl::HAS_DEVICE_ATTR | ioctl::GET_DEVICE_ATTR | ioctl::SET_DEVICE_ATTR => {
+            cx.attribute(cmd, arg)?
+        }
+        ioctl::KVMCLOCK_CTRL => cx.guest_was_stopped()?,
         _ => return Err(EINVAL),
     }
     Ok(0)
@@ -99,54 +117,14 @@ fn set_sregs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
     cx.set_sregs(&user::get(arg)?)
 }
 
-fn get_regs(r: &Regs) -> kvm_regs {
-    kvm_regs {
-        rax: r.get(regs::RAX),
-        rbx: r.get(regs::RBX),
-        rcx: r.get(regs::RCX),
-        rdx: r.get(regs::RDX),
-        rsi: r.get(regs::RSI),
-        rdi: r.get(regs::RDI),
-        rsp: r.get(regs::RSP),
-        rbp: r.get(regs::RBP),
-        r8: r.get(8),
-        r9: r.get(9),
-        r10: r.get(10),
-        r11: r.get(11),
-        r12: r.get(12),
-        r13: r.get(13),
-        r14: r.get(14),
-        r15: r.get(15),
-        rip: r.rip,
-        rflags: r.rflags,
-    }
+#[inline(never)]
+fn get_sregs2<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
+    user::put(arg, &cx.get_sregs2())
 }
 
-fn set_regs<B: Backend>(cx: &mut Loaded<'_, B>, from: &kvm_regs) {
-    let r = &mut cx.state.switch.regs;
-    r.set(regs::RAX, from.rax);
-    r.set(regs::RBX, from.rbx);
-    r.set(regs::RCX, from.rcx);
-    r.set(regs::RDX, from.rdx);
-    r.set(regs::RSI, from.rsi);
-    r.set(regs::RDI, from.rdi);
-    r.set(regs::RSP, from.rsp);
-    r.set(regs::RBP, from.rbp);
-    r.set(8, from.r8);
-    r.set(9, from.r9);
-    r.set(10, from.r10);
-    r.set(11, from.r11);
-    r.set(12, from.r12);
-    r.set(13, from.r13);
-    r.set(14, from.r14);
-    r.set(15, from.r15);
-    r.rip = from.rip;
-    r.rflags = from.rflags | regs::rflags::FIXED;
-    let gpr = r.gpr;
-    if let Some(job) = cx.state.job.as_mut() {
-        job.set_gprs(&gpr);
-    }
-    cx.state.events.drop_pending_exception();
+#[inline(never)]
+fn set_sregs2<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
+    cx.set_sregs2(&user::get(arg)?)
 }
 
 /// Copies `from` over the part of `image` that begins at `offset`.

@@ -6,11 +6,11 @@ use kernel::sync::{Arc, ArcBorrow};
 
 use crate::hv::backend::Backend;
 use crate::hv::ioctl_vcpu::VcpuFile;
-use crate::hv::user;
 use crate::hv::vcpu::Vcpu;
 use crate::hv::vm::Vm;
+use crate::hv::{clock, msr_filter, policy, tsc, user};
 use crate::mmu::slots::SlotRequest;
-use crate::sys::{cpu, file};
+use crate::sys::file;
 use crate::uapi::{
     caps, ioctl, kvm_msi, kvm_userspace_memory_region, kvm_userspace_memory_region2, pod,
 };
@@ -21,7 +21,7 @@ impl<B: Backend> file::FileObject for Vm<B> {
     fn ioctl(vm: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
         vm.check_owner()?;
         match cmd {
-            ioctl::CHECK_EXTENSION => Ok(caps::check(arg)),
+            ioctl::CHECK_EXTENSION => Ok(caps::check::<B>(arg)),
             ioctl::CREATE_VCPU => create_vcpu(&vm.into(), arg),
             ioctl::SET_USER_MEMORY_REGION => {
                 let r: kvm_userspace_memory_region = user::get(arg)?;
@@ -66,8 +66,15 @@ impl<B: Backend> file::FileObject for Vm<B> {
                 vm.ioevents.change(&user::get(arg)?)?;
                 Ok(0)
             }
-            ioctl::GET_TSC_KHZ => Ok(cpu::tsc_khz() as isize),
-            ioctl::ENABLE_CAP => user::refuse_cap(arg),
+            ioctl::GET_TSC_KHZ => Ok(tsc::default_khz(&vm) as isize),
+            ioctl::SET_TSC_KHZ => tsc::set_default(&vm, arg),
+            // Second-stage tables take what they need; the number is for shadow paging. Fewer than 64 are refused.
+            ioctl::SET_NR_MMU_PAGES if arg < 64 => Err(EINVAL),
+            ioctl::SET_NR_MMU_PAGES => Ok(0),
+            ioctl::X86_SET_MSR_FILTER => msr_filter::set(&vm, arg),
+            ioctl::GET_CLOCK => clock::get(&vm, arg),
+            ioctl::SET_CLOCK => clock::set(&vm, arg),
+            ioctl::ENABLE_CAP => policy::enable_vm(&vm, arg),
             // There is no interrupt controller in the kernel to drive.
             ioctl::IRQ_LINE => Err(ENXIO),
             ioctl::SIGNAL_MSI => {
@@ -113,10 +120,7 @@ fn set_memory<B: Backend>(
 fn create_vcpu<B: Backend>(vm: &Arc<Vm<B>>, arg: usize) -> Result<isize> {
     let id = u32::try_from(arg).map_err(|_| EINVAL)?;
     vm.add_vcpu(id, |shared, table| {
-        let offset = table
-            .tsc_offset
-            .unwrap_or_else(|| 0u64.wrapping_sub(cpu::rdtsc()));
-        let vcpu = Vcpu::new(vm, id, shared, offset)?;
+        let (vcpu, offset) = Vcpu::new(vm, id, shared, table.tsc_offset)?;
         let fd = file::new_fd(|_| {
             let vm = vm.clone();
             Ok(Arc::new(VcpuFile { vm, vcpu }, GFP_KERNEL_ACCOUNT)?)

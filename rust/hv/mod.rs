@@ -3,8 +3,10 @@
 #![deny(unsafe_code)]
 
 pub(crate) mod backend;
+pub(crate) mod clock;
 pub(crate) mod cpuid;
 pub(crate) mod cr;
+pub(crate) mod debug;
 pub(crate) mod device;
 pub(crate) mod emulate;
 pub(crate) mod events;
@@ -16,11 +18,19 @@ pub(crate) mod io;
 pub(crate) mod ioctl_vcpu;
 pub(crate) mod ioctl_vm;
 pub(crate) mod ioevent;
+pub(crate) mod mce;
 pub(crate) mod msr;
+pub(crate) mod msr_filter;
+pub(crate) mod policy;
+pub(crate) mod regs;
 pub(crate) mod run;
 pub(crate) mod sregs;
 pub(crate) mod stats;
+pub(crate) mod sync_regs;
+pub(crate) mod tsc;
 pub(crate) mod user;
 pub(crate) mod user_run;
 pub(crate) mod vcpu;
+pub(crate) mod vcpu_events;
 pub(crate) mod vm;
+pub(crate) mod xsave;

@@ -19,7 +19,7 @@ impl<B: Backend> Loaded<'_, B> {
     fn hw_msr(&mut self, msr: HwMsr) -> u64 {
         match msr {
             HwMsr::Efer => self.state.controls.efer,
-            HwMsr::Tsc => cpu::rdtsc().wrapping_add(self.state.tsc_offset),
+            HwMsr::Tsc => self.state.tsc.read(),
             _ => B::hw_msr(&mut self.state.hw, self.resident, msr),
         }
     }
@@ -30,15 +30,12 @@ impl<B: Backend> Loaded<'_, B> {
                 self.state.controls.efer = value;
                 self.apply_modes();
             }
-            HwMsr::Tsc => self.set_tsc_offset(value.wrapping_sub(cpu::rdtsc())),
+            HwMsr::Tsc => {
+                let offset = self.state.tsc.offset_for(value);
+                self.set_tsc_offset(offset);
+            }
             _ => B::set_hw_msr(&mut self.state.hw, self.resident, msr, value),
         }
-    }
-
-    /// Guest TSC = host TSC + offset.
-    pub(crate) fn set_tsc_offset(&mut self, offset: u64) {
-        self.state.tsc_offset = offset;
-        B::set_tsc_offset(&mut self.state.hw, offset);
     }
 
     /// Reads an MSR for the guest or for user space.
@@ -65,16 +62,18 @@ impl<B: Backend> Loaded<'_, B> {
             Ok(Effect::Done) => {}
             Ok(Effect::Hw(msr, v)) => self.set_hw_msr(msr, v),
             Ok(Effect::Tsc(value)) => {
-                let offset = value.wrapping_sub(cpu::rdtsc());
-                let moved = offset.wrapping_sub(self.state.tsc_offset);
+                let offset = self.state.tsc.offset_for(value);
+                let moved = offset.wrapping_sub(self.state.tsc.offset);
                 self.set_tsc_offset(offset);
                 if who == Who::Guest {
                     msr::adjust_tsc(&mut *self.state.msrs, moved);
                 }
             }
             Ok(Effect::TscOffset(by)) => {
-                self.set_tsc_offset(self.state.tsc_offset.wrapping_add(by))
+                self.set_tsc_offset(self.state.tsc.offset.wrapping_add(by))
             }
+            Ok(Effect::ClockPage) => self.state.clock.set_stale(),
+            Ok(Effect::WallClock(address)) => self.write_wall_clock(address),
             Ok(Effect::CpuidDirty) => self.state.cpuid_dirty = true,
             Err(BadMsr::Unknown) if params::get().ignore_msrs => {}
             Err(e) => return Err(e),
@@ -86,7 +85,7 @@ impl<B: Backend> Loaded<'_, B> {
 /// RDMSR, `len` bytes long.
 pub(crate) fn rdmsr<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flow> {
     let index = cx.state.switch.regs.get(RCX) as u32;
-    let result = cx.read_msr(index, Who::Guest);
+    let result = cx.guest_read_msr(index);
     trace::msr(|| (false, index, result.unwrap_or(0), result.is_err()));
     match result {
         Ok(v) => {
@@ -94,7 +93,7 @@ pub(crate) fn rdmsr<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flow>
             cx.state.switch.regs.set(RDX, v >> 32);
             cx.skip(len);
         }
-        Err(_) => cx.raise_gp(),
+        Err(reason) => return Ok(cx.msr_failed(index, None, reason, len)),
     }
     Ok(Flow::Resume)
 }
@@ -104,11 +103,11 @@ pub(crate) fn wrmsr<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flow>
     let regs = &cx.state.switch.regs;
     let index = regs.get(RCX) as u32;
     let value = regs.get(RAX) & 0xffff_ffff | regs.get(RDX) << 32;
-    let result = cx.write_msr(index, value, Who::Guest);
+    let result = cx.guest_write_msr(index, value);
     trace::msr(|| (true, index, value, result.is_err()));
     match result {
         Ok(()) => cx.skip(len),
-        Err(_) => cx.raise_gp(),
+        Err(reason) => return Ok(cx.msr_failed(index, Some(value), reason, len)),
     }
     Ok(Flow::Resume)
 }
@@ -155,18 +154,53 @@ pub(crate) fn set_msrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result
     Ok(done as isize)
 }
 
+/// KVM_GET_MSR_FEATURE_INDEX_LIST: as [`index_list`], of the MSRs that describe what can be offered.
+pub(crate) fn feature_index_list(arg: usize) -> Result<isize> {
+    let caps = host::caps()?;
+    let mut list: KVVec<u32> = KVVec::new();
+    for index in msr::FEATURE_LIST {
+        if msr::feature_value(index, caps, 0).is_ok() {
+            list.push(index, GFP_KERNEL_ACCOUNT)?;
+        }
+    }
+    put_list(arg, &list)
+}
+
+/// KVM_GET_MSRS of the device: what the module can offer of those MSRs.
+pub(crate) fn feature_msrs(arg: usize) -> Result<isize> {
+    const UCODE_REV: u32 = 0x8b;
+    let caps = host::caps()?;
+    let mut list = entries(arg)?;
+    let mut done = 0usize;
+    for e in list.iter_mut() {
+        let ucode = cpu::rdmsr_safe(UCODE_REV).unwrap_or(0);
+        match msr::feature_value(e.index, caps, ucode) {
+            Ok(v) => e.data = v,
+            Err(BadMsr::Unknown) if params::get().ignore_msrs => e.data = 0,
+            Err(_) => break,
+        }
+        done = done.wrapping_add(1);
+    }
+    user::put_slice(user::after(arg, HEADER)?, &list)?;
+    Ok(done as isize)
+}
+
+fn put_list(arg: usize, list: &[u32]) -> Result<isize> {
+    let room: u32 = user::get(arg)?;
+    user::put(arg, &(list.len() as u32))?;
+    if (room as usize) < list.len() {
+        return Err(E2BIG);
+    }
+    user::put_slice(user::after(arg, 4)?, list)?;
+    Ok(0)
+}
+
 /// KVM_GET_MSR_INDEX_LIST: E2BIG when there is no room; the number is told in any case.
 pub(crate) fn index_list(arg: usize) -> Result<isize> {
-    let room: u32 = user::get(arg)?;
     let mut list: KVVec<u32> = KVVec::new();
     let exists = |index: u32| cpu::rdmsr_safe(index).is_ok();
     msr::index_list(host::caps()?, &exists, &mut |index| {
         list.push(index, GFP_KERNEL_ACCOUNT)
     })?;
-    user::put(arg, &(list.len() as u32))?;
-    if (room as usize) < list.len() {
-        return Err(E2BIG);
-    }
-    user::put_slice(user::after(arg, 4)?, &list)?;
-    Ok(0)
+    put_list(arg, &list)
 }

@@ -24,6 +24,7 @@ impl<B: Backend> Vcpu<B> {
         self.with_loaded(vm, |cx| {
             cx.run.clear_flags();
             let result = cpu::with_signal_mask(cx.state.signal_mask, || cx.with_guest_fpu(run));
+            cx.leave_registers();
             cx.summarise();
             result.map(|()| 0)
         })
@@ -32,12 +33,10 @@ impl<B: Backend> Vcpu<B> {
 
 /// From the start of KVM_RUN to its end, with the guest's FPU loaded.
 fn run<B: Backend>(cx: &mut Loaded<'_, B>) -> Result {
-    if cx.run.sync_regs() != 0 {
-        return Err(EINVAL);
-    }
+    cx.take_registers()?;
     cx.state.controls.cr8 = cr::check_cr8(cx.run.cr8()).map_err(|_| EINVAL)?.into();
     B::set_cr8(&mut cx.state.hw, cx.state.controls.cr8);
-    if cx.complete_pending()? == Flow::User {
+    if cx.complete_pending()? == Flow::User || cx.debug_exit() {
         return Ok(());
     }
     if cx.run.wants_immediate_exit() {
@@ -46,7 +45,7 @@ fn run<B: Backend>(cx: &mut Loaded<'_, B>) -> Result {
     cx.state.has_run = true;
     cx.run.set_reason(uapi::KVM_EXIT_UNKNOWN);
     loop {
-        if enter(cx)? == Flow::User {
+        if enter(cx)? == Flow::User || cx.debug_exit() {
             return Ok(());
         }
         if cx.run.wants_irq_window() && cx.ready_for_interrupt() {
@@ -73,6 +72,8 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
         cx.run.set_reason(uapi::KVM_EXIT_SHUTDOWN);
         return Ok(Flow::User);
     }
+    cx.catch_up_tsc();
+    cx.refresh_clock();
     let exit_at_once = cx.inject_events();
     let irq = IrqOff::new();
     if cx.shared.presence.enter(irq.cpu()) {
@@ -85,6 +86,7 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
             return Err(EIO);
         }
     }
+    cx.refresh_msr_exits();
     if irq.prepare_guest() {
         cx.shared.presence.leave();
         drop(irq);
@@ -115,7 +117,7 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
     cx.state.events.complete(was);
     let masked = B::nmi_masked(&mut cx.state.hw);
     cx.state.events.set_nmi_masked(masked);
-    if cx.state.controls.dr7 & cr::dr7::ENABLES != 0 {
+    if cx.state.controls.dr7 & cr::dr7::ENABLES != 0 && !cx.state.debug.on() {
         if let Some(dr6) = B::dr6(&mut cx.state.hw) {
             cx.state.controls.dr6 = dr6;
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! KVM_GET_SREGS and KVM_SET_SREGS, and the register state after reset.
+//! KVM_GET_SREGS, KVM_SET_SREGS and their successors with the PDPTEs, and the register state after reset.
 
 use kernel::prelude::*;
 
@@ -9,7 +9,7 @@ use crate::model::cr;
 use crate::model::msr::{self, HwMsr};
 use crate::model::regs::{rflags, Attr, Regs, Seg, Segment, TableReg, RDX};
 use crate::model::sregs::{self, Sregs};
-use crate::uapi::{kvm_dtable, kvm_segment, kvm_sregs};
+use crate::uapi::{self, kvm_dtable, kvm_segment, kvm_sregs, kvm_sregs2};
 
 fn segment_to(s: Segment) -> kvm_segment {
     kvm_segment {
@@ -63,9 +63,36 @@ fn table_from(t: &kvm_dtable) -> TableReg {
     }
 }
 
+/// The fields that both structures have.
+macro_rules! wanted {
+    ($raw:expr) => {
+        Sregs {
+            cs: segment_from(&$raw.cs),
+            ds: segment_from(&$raw.ds),
+            es: segment_from(&$raw.es),
+            fs: segment_from(&$raw.fs),
+            gs: segment_from(&$raw.gs),
+            ss: segment_from(&$raw.ss),
+            tr: segment_from(&$raw.tr),
+            ldt: segment_from(&$raw.ldt),
+            gdt: table_from(&$raw.gdt),
+            idt: table_from(&$raw.idt),
+            cr0: $raw.cr0,
+            cr2: $raw.cr2,
+            cr3: $raw.cr3,
+            cr4: $raw.cr4,
+            cr8: $raw.cr8,
+            efer: $raw.efer,
+            apic_base: $raw.apic_base,
+            interrupt_bitmap: [0; 4],
+        }
+    };
+}
+
 impl<B: Backend> Loaded<'_, B> {
     /// KVM_GET_SREGS.
     pub(crate) fn get_sregs(&mut self) -> kvm_sregs {
+        self.settle_payload();
         let hw = &mut self.state.hw;
         let mut seg = |s| segment_to(B::segment(hw, s));
         let (cs, ds, es) = (seg(Seg::Cs), seg(Seg::Ds), seg(Seg::Es));
@@ -100,36 +127,73 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// KVM_SET_SREGS. EINVAL for a combination that no CPU could be in; nothing is changed then.
     pub(crate) fn set_sregs(&mut self, raw: &kvm_sregs) -> Result {
-        let wanted = Sregs {
-            cs: segment_from(&raw.cs),
-            ds: segment_from(&raw.ds),
-            es: segment_from(&raw.es),
-            fs: segment_from(&raw.fs),
-            gs: segment_from(&raw.gs),
-            ss: segment_from(&raw.ss),
-            tr: segment_from(&raw.tr),
-            ldt: segment_from(&raw.ldt),
-            gdt: table_from(&raw.gdt),
-            idt: table_from(&raw.idt),
-            cr0: raw.cr0,
-            cr2: raw.cr2,
-            cr3: raw.cr3,
-            cr4: raw.cr4,
-            cr8: raw.cr8,
-            efer: raw.efer,
-            apic_base: raw.apic_base,
-            interrupt_bitmap: raw.interrupt_bitmap,
-        };
+        let mut wanted = wanted!(raw);
+        wanted.interrupt_bitmap = raw.interrupt_bitmap;
+        self.check_and_load(&wanted, None)
+    }
+
+    /// KVM_GET_SREGS2.
+    pub(crate) fn get_sregs2(&mut self) -> kvm_sregs2 {
+        let s = self.get_sregs();
+        let pdptrs = self.pdptrs();
+        kvm_sregs2 {
+            cs: s.cs,
+            ds: s.ds,
+            es: s.es,
+            fs: s.fs,
+            gs: s.gs,
+            ss: s.ss,
+            tr: s.tr,
+            ldt: s.ldt,
+            gdt: s.gdt,
+            idt: s.idt,
+            cr0: s.cr0,
+            cr2: s.cr2,
+            cr3: s.cr3,
+            cr4: s.cr4,
+            cr8: s.cr8,
+            efer: s.efer,
+            apic_base: s.apic_base,
+            flags: if pdptrs.is_some() {
+                uapi::KVM_SREGS2_FLAGS_PDPTRS_VALID.into()
+            } else {
+                0
+            },
+            pdptrs: pdptrs.unwrap_or_default(),
+        }
+    }
+
+    /// KVM_SET_SREGS2. EINVAL as for KVM_SET_SREGS, for unknown flags, and for PDPTEs outside of PAE paging.
+    pub(crate) fn set_sregs2(&mut self, raw: &kvm_sregs2) -> Result {
+        let wanted = wanted!(raw);
+        let given = sregs::check_flags(raw.flags, &wanted).map_err(|_| EINVAL)?;
+        self.check_and_load(&wanted, given.then_some(raw.pdptrs))
+    }
+
+    /// The PDPTEs in use, in PAE paging. AMD's CPUs read them from memory with each use.
+    fn pdptrs(&mut self) -> Option<[u64; 4]> {
+        let mode = self.mode();
+        if !mode.pae_paging() {
+            return None;
+        }
+        Some(if B::PDPTRS_IN_CONTROL_BLOCK {
+            B::pdptrs(&mut self.state.hw)
+        } else {
+            self.read_pdptrs(mode.cr3).unwrap_or_default()
+        })
+    }
+
+    fn check_and_load(&mut self, wanted: &Sregs, given: Option<[u64; 4]>) -> Result {
         let limits = *self.state.features.limits();
-        let checked = sregs::check(&wanted, &limits, msr::apic_base(&*self.state.msrs))
-            .map_err(|_| EINVAL)?;
+        let checked =
+            sregs::check(wanted, &limits, msr::apic_base(&*self.state.msrs)).map_err(|_| EINVAL)?;
         let s = checked.regs();
         if msr::set_apic_base(&mut *self.state.msrs, s.apic_base) {
             self.state.cpuid_dirty = true;
         }
         self.load_sregs(s);
         if checked.load_pdptrs() && B::PDPTRS_IN_CONTROL_BLOCK {
-            if let Some(pdptrs) = self.read_pdptrs(s.cr3) {
+            if let Some(pdptrs) = given.or_else(|| self.read_pdptrs(s.cr3)) {
                 B::set_pdptrs(&mut self.state.hw, pdptrs);
             }
         }
@@ -225,7 +289,7 @@ impl<B: Backend> Loaded<'_, B> {
             HwMsr::Pat,
             0x0007_0406_0007_0406,
         );
-        let offset = self.state.tsc_offset;
+        let offset = self.state.tsc.offset;
         self.set_tsc_offset(offset);
     }
 }

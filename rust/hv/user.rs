@@ -5,8 +5,6 @@ use kernel::prelude::*;
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
 
-use crate::uapi::kvm_enable_cap;
-
 /// Copies the structure at `arg` in. EFAULT for a bad pointer.
 pub(crate) fn get<T: FromBytes>(arg: usize) -> Result<T> {
     UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>())
@@ -19,12 +17,6 @@ pub(crate) fn put<T: AsBytes>(arg: usize, value: &T) -> Result {
     UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>())
         .writer()
         .write(value)
-}
-
-/// KVM_ENABLE_CAP: EFAULT for a bad pointer, EINVAL since no capability can be enabled.
-pub(crate) fn refuse_cap(arg: usize) -> Result<isize> {
-    let _cap: kvm_enable_cap = get(arg)?;
-    Err(EINVAL)
 }
 
 /// The address `bytes` behind `arg`; EFAULT when there is none.
@@ -51,4 +43,18 @@ pub(crate) fn put_slice<T: AsBytes>(arg: usize, values: &[T]) -> Result {
         writer.write(v)?;
     }
     Ok(())
+}
+
+/// Copies `len` bytes at `arg` in. The caller bounds `len`.
+pub(crate) fn get_bytes(arg: usize, len: usize) -> Result<KVVec<u8>> {
+    let mut bytes = KVVec::new();
+    UserSlice::new(UserPtr::from_addr(arg), len).read_all(&mut bytes, GFP_KERNEL_ACCOUNT)?;
+    Ok(bytes)
+}
+
+/// Copies bytes out to `arg`.
+pub(crate) fn put_bytes(arg: usize, bytes: &[u8]) -> Result {
+    UserSlice::new(UserPtr::from_addr(arg), bytes.len())
+        .writer()
+        .write_slice(bytes)
 }

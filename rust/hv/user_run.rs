@@ -6,7 +6,7 @@
 use core::mem::offset_of;
 
 use crate::sys::run_page::{RunPages, PIO_OFFSET};
-use crate::uapi::{self, kvm_run};
+use crate::uapi::{self, kvm_regs, kvm_run, kvm_sregs, kvm_sync_regs, kvm_vcpu_events};
 
 /// Offset of the union that depends on the exit reason.
 const EXIT: usize = offset_of!(kvm_run, __bindgen_anon_1);
@@ -50,10 +50,24 @@ impl UserRun {
         self.pages.get(offset_of!(kvm_run, cr8))
     }
 
-    /// Registers to synchronise; none are offered.
-    pub(crate) fn sync_regs(&self) -> u64 {
-        self.pages.get::<u64>(offset_of!(kvm_run, kvm_valid_regs))
-            | self.pages.get::<u64>(offset_of!(kvm_run, kvm_dirty_regs))
+    /// The sets of registers that user space wants to see at the end of the run.
+    pub(crate) fn valid_regs(&self) -> u64 {
+        self.pages.get(offset_of!(kvm_run, kvm_valid_regs))
+    }
+
+    /// The sets of registers that user space changed.
+    pub(crate) fn dirty_regs(&self) -> u64 {
+        self.pages.get(offset_of!(kvm_run, kvm_dirty_regs))
+    }
+
+    /// Says which of them are still to be taken.
+    pub(crate) fn set_dirty_regs(&self, sets: u64) {
+        self.pages.set(offset_of!(kvm_run, kvm_dirty_regs), sets);
+    }
+
+    /// The registers in the page.
+    pub(crate) fn sync(&self) -> SyncRegs<'_> {
+        SyncRegs(self)
     }
 
     /// Says why KVM_RUN returns.
@@ -109,6 +123,35 @@ impl UserRun {
         self.pages.get(EXIT + 8)
     }
 
+    /// KVM_EXIT_X86_RDMSR, or KVM_EXIT_X86_WRMSR of `value`.
+    pub(crate) fn msr(&self, index: u32, value: Option<u64>, reason: u32) {
+        self.set_reason(match value {
+            Some(_) => uapi::KVM_EXIT_X86_WRMSR,
+            None => uapi::KVM_EXIT_X86_RDMSR,
+        });
+        self.pages.set(EXIT, 0u64);
+        self.pages.set(EXIT + 8, reason);
+        self.pages.set(EXIT + 12, index);
+        self.pages.set(EXIT + 16, value.unwrap_or(0));
+    }
+
+    /// What user space made of it: whether it failed, and the value that was read.
+    pub(crate) fn msr_answer(&self) -> (bool, u64) {
+        (self.pages.get::<u8>(EXIT) != 0, self.pages.get(EXIT + 16))
+    }
+
+    /// KVM_EXIT_DEBUG; DR6 and DR7 for a #DB only.
+    pub(crate) fn debug(&self, vector: u8, pc: u64, registers: Option<(u64, u64)>) {
+        self.set_reason(uapi::KVM_EXIT_DEBUG);
+        self.pages.set(EXIT, u32::from(vector));
+        self.pages.set(EXIT + 4, 0u32);
+        self.pages.set(EXIT + 8, pc);
+        if let Some((dr6, dr7)) = registers {
+            self.pages.set(EXIT + 16, dr6);
+            self.pages.set(EXIT + 24, dr7);
+        }
+    }
+
     /// KVM_EXIT_FAIL_ENTRY.
     pub(crate) fn fail_entry(&self, hardware_reason: u64, cpu: u32) {
         self.set_reason(uapi::KVM_EXIT_FAIL_ENTRY);
@@ -131,5 +174,49 @@ impl UserRun {
             self.pages
                 .set(EXIT.wrapping_add(8).wrapping_add(i.wrapping_mul(8)), *word);
         }
+    }
+}
+
+/// `struct kvm_sync_regs` in a run page: copied as a whole, as user space may change it meanwhile.
+pub(crate) struct SyncRegs<'a>(&'a UserRun);
+
+/// Offset of the union that holds it.
+const SYNC: usize = offset_of!(kvm_run, s);
+
+impl SyncRegs<'_> {
+    /// General registers.
+    pub(crate) fn regs(&self) -> kvm_regs {
+        self.0.pages.get(SYNC + offset_of!(kvm_sync_regs, regs))
+    }
+
+    /// Sets them.
+    pub(crate) fn set_regs(&self, regs: kvm_regs) {
+        self.0
+            .pages
+            .set(SYNC + offset_of!(kvm_sync_regs, regs), regs);
+    }
+
+    /// Special registers.
+    pub(crate) fn sregs(&self) -> kvm_sregs {
+        self.0.pages.get(SYNC + offset_of!(kvm_sync_regs, sregs))
+    }
+
+    /// Sets them.
+    pub(crate) fn set_sregs(&self, sregs: kvm_sregs) {
+        self.0
+            .pages
+            .set(SYNC + offset_of!(kvm_sync_regs, sregs), sregs);
+    }
+
+    /// Events.
+    pub(crate) fn events(&self) -> kvm_vcpu_events {
+        self.0.pages.get(SYNC + offset_of!(kvm_sync_regs, events))
+    }
+
+    /// Sets them.
+    pub(crate) fn set_events(&self, events: kvm_vcpu_events) {
+        self.0
+            .pages
+            .set(SYNC + offset_of!(kvm_sync_regs, events), events);
     }
 }

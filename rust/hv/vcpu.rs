@@ -5,17 +5,20 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 use crate::hv::backend::{Backend, Shadow};
+use crate::hv::clock::VcpuClock;
+use crate::hv::debug::GuestDebug;
 use crate::hv::fetch::FetchCache;
 use crate::hv::host;
 use crate::hv::io::Pending;
 use crate::hv::stats::Stat;
+use crate::hv::tsc::{self, Tsc};
 use crate::hv::user_run::UserRun;
 use crate::hv::vm::{VcpuShared, Vm};
 use crate::mmu::pages::TableCache;
 use crate::model::cpuid::Entry;
 use crate::model::cr::{dr6, dr7, efer, Mode};
 use crate::model::emu::job::Job;
-use crate::model::event::{EventQueue, Exception};
+use crate::model::event::{vector, EventQueue, Exception};
 use crate::model::features;
 use crate::model::guest::GuestFeatures;
 use crate::model::msr::{self, slot};
@@ -63,10 +66,15 @@ pub(crate) struct VcpuState<B: Backend> {
     pub(crate) fetches: FetchCache,
     /// The CPU has checked that the emulated instruction may do port I/O.
     pub(crate) port_checked: bool,
+    /// How user space debugs the guest.
+    pub(crate) debug: GuestDebug,
     pub(crate) mp_state: u32,
     /// The signals blocked during KVM_RUN, if they are not the thread's own.
     pub(crate) signal_mask: Option<u64>,
-    pub(crate) tsc_offset: u64,
+    pub(crate) tsc: Tsc,
+    pub(crate) clock: VcpuClock,
+    /// The changes of the VM's MSR filter that are in effect.
+    pub(crate) filters_seen: u32,
     pub(crate) cache: TableCache,
     /// The guest ran: its CPUID can no longer be changed.
     pub(crate) has_run: bool,
@@ -111,14 +119,15 @@ pub(crate) struct Loaded<'a, B: Backend> {
 }
 
 impl<B: Backend> Vcpu<B> {
-    /// A vCPU in its state after reset. (Not inlined: its stack frame is large.)
+    /// A vCPU in its state after reset, with this offset of its time-stamp counter, or one that starts it at zero; tells which it is.
+    /// (Not inlined: its stack frame is large.)
     #[inline(never)]
     pub(crate) fn new(
         vm: &Vm<B>,
         id: u32,
         shared: Arc<VcpuShared>,
-        tsc_offset: u64,
-    ) -> Result<Arc<Self>> {
+        tsc_offset: Option<u64>,
+    ) -> Result<(Arc<Self>, u64)> {
         let caps = host::caps()?;
         let (hw, resident) = B::new_vcpu()?;
         let mut msrs = KBox::new([0; slot::COUNT], GFP_KERNEL_ACCOUNT)?;
@@ -154,8 +163,11 @@ impl<B: Backend> Vcpu<B> {
                 fetches: FetchCache::new(),
                 port_checked: false,
                 signal_mask: None,
+                debug: GuestDebug::default(),
                 mp_state: crate::uapi::KVM_MP_STATE_RUNNABLE,
-                tsc_offset,
+                tsc: Tsc::new(),
+                clock: VcpuClock::default(),
+                filters_seen: 0,
                 cache: TableCache::new(),
                 has_run: false,
                 hw,
@@ -172,13 +184,17 @@ impl<B: Backend> Vcpu<B> {
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
-        vcpu.with_loaded(vm, |cx| {
+        let offset = vcpu.with_loaded(vm, |cx| {
             B::init(&mut cx.state.hw, cx.resident, vm.mmu.root())?;
             cx.update_instructions();
             cx.reset();
-            Ok(())
+            // A rate that cannot be made is not followed, as in KVM.
+            let _refused = cx.set_tsc_rate(tsc::default_khz(vm));
+            let offset = tsc_offset.unwrap_or_else(|| cx.state.tsc.offset_for(0));
+            cx.set_tsc_offset(offset);
+            Ok(offset)
         })?;
-        Ok(vcpu)
+        Ok((vcpu, offset))
     }
 
     /// Runs `body` with the vCPU locked and loaded. EINTR when the task is killed while another holds it.
@@ -272,8 +288,13 @@ impl<B: Backend> Loaded<'_, B> {
         result
     }
 
-    /// Raises an exception in the guest.
+    /// Raises an exception in the guest; a #DB may be for who debugs it.
     pub(crate) fn raise(&mut self, e: Exception) {
+        if let (vector::DB, Some(payload)) = (e.vector, e.payload) {
+            if self.stop_for_debugger(payload) {
+                return;
+            }
+        }
         self.state.events.raise(e);
     }
 
@@ -304,7 +325,8 @@ impl<B: Backend> Loaded<'_, B> {
         if cpu::has_pku() && (c.cr4 & cr4::PKE != 0 || c.xcr0 & xcr0::PKRU != 0) {
             flags |= switch::PKRU;
         }
-        if c.dr7 & dr7::ENABLES != 0 {
+        let (dr, d7) = self.state.debug.breakpoints().unwrap_or((c.dr, c.dr7));
+        if d7 & dr7::ENABLES != 0 {
             flags |= switch::DR;
         }
         let host_xss = cpu::host_xss();
@@ -316,8 +338,13 @@ impl<B: Backend> Loaded<'_, B> {
         sw.flags = flags;
         sw.xcr0 = c.xcr0;
         sw.host_xcr0 = host;
-        sw.dr = c.dr;
-        let (d6, d7) = (c.dr6, c.dr7);
+        sw.dr = dr;
+        // What the hardware tells of a #DB that is for the debugger is to be of that #DB alone.
+        let d6 = if self.state.debug.on() {
+            dr6::RESET
+        } else {
+            c.dr6
+        };
         B::set_debug(&mut self.state.hw, d6, d7);
     }
 }

@@ -10,7 +10,10 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 
 use crate::hv::backend::Backend;
+use crate::hv::clock::VmClock;
 use crate::hv::ioevent::IoEvents;
+use crate::hv::msr_filter::MsrFilter;
+use crate::hv::policy::Policy;
 use crate::hv::stats::Stats;
 use crate::mmu::flush::{FlushReason, RemoteFlush};
 use crate::mmu::vm_mmu::Mmu;
@@ -104,7 +107,7 @@ impl RemoteFlush for Kicks {
 impl Kicks {
     /// Makes vCPUs that are in guest mode leave it, and each drop its translations before it enters again. Waits for that: `mmu_lock` may
     /// be held, interrupts are on.
-    fn drive_out(&self) {
+    pub(crate) fn drive_out(&self) {
         let vcpus = self.vcpus.lock();
         let mut kicked = cpu::KickSet::new();
         for v in vcpus.iter() {
@@ -128,6 +131,10 @@ pub(crate) struct Vm<B: Backend> {
     _shown: Shown<Kicks>,
     pub(crate) mmu: Mmu<B::Pte, Kicks>,
     pub(crate) kicks: Arc<Kicks>,
+    pub(crate) policy: Policy,
+    pub(crate) clock: VmClock,
+    #[pin]
+    pub(crate) msr_filter: MsrFilter,
     #[pin]
     pub(crate) ioevents: IoEvents,
     #[pin]
@@ -154,6 +161,9 @@ impl<B: Backend> Vm<B> {
                 _shown: shown,
                 mmu,
                 kicks,
+                policy: Policy::new(),
+                clock: VmClock::new(),
+                msr_filter <- MsrFilter::new(),
                 ioevents <- IoEvents::new()?,
                 table <- new_mutex!(VcpuTable { ids: KVec::new(), tsc_offset: None }, "lodge_vcpus"),
             }),

@@ -12,8 +12,13 @@ pub const KVM_SIGNATURE: u32 = 0x4000_0000;
 pub const KVM_FEATURES: u32 = 0x4000_0001;
 /// Leaf 0x40000001, EAX: a delay after port I/O is not needed.
 pub const KVM_FEATURE_NOP_IO_DELAY: u32 = 1 << 1;
+/// KVM's clock under its first numbers, and under those that it has now.
+pub const KVM_FEATURE_CLOCKSOURCE: u32 = 1 << 0 | 1 << 3;
+/// The page of KVM's clock says whether all CPUs' pages agree.
+pub const KVM_FEATURE_CLOCKSOURCE_STABLE: u32 = 1 << 24;
 /// The paravirtual features that are offered.
-pub const KVM_OFFERED: u32 = KVM_FEATURE_NOP_IO_DELAY;
+pub const KVM_OFFERED: u32 =
+    KVM_FEATURE_NOP_IO_DELAY | KVM_FEATURE_CLOCKSOURCE | KVM_FEATURE_CLOCKSOURCE_STABLE;
 
 /// The highest basic leaf with a meaning to Lodge.
 const MAX_BASIC: u32 = 0x24;

@@ -233,7 +233,10 @@ fn leaves_that_vmms_cannot_do_without() {
             .flat_map(|r| r.to_le_bytes())
             .collect();
         assert_eq!(name, b"KVMKVMKVM\0\0\0");
-        assert_eq!(find(&list, 0x4000_0001).unwrap().regs(), [1 << 1, 0, 0, 0]);
+        assert_eq!(
+            find(&list, 0x4000_0001).unwrap().regs(),
+            [KVM_OFFERED, 0, 0, 0]
+        );
         if cpu.name.contains("epyc") || cpu.name == "bochs-ryzen" {
             assert_eq!(
                 Vendor::from_leaf0(find(&list, 0).unwrap().regs()),

@@ -231,6 +231,28 @@ impl EventQueue {
         }
     }
 
+    /// An exception waits, or is being delivered.
+    pub fn has_exception(&self) -> bool {
+        self.exception.is_some()
+    }
+
+    /// The exception that waits to be injected, if it has a payload, which is taken from it: it is applied now.
+    pub fn take_payload(&mut self) -> Option<Exception> {
+        match &mut self.exception {
+            Some((e, Stage::Pending)) if e.payload.is_some() => {
+                let taken = *e;
+                e.payload = None;
+                Some(taken)
+            }
+            _ => None,
+        }
+    }
+
+    /// The guest shuts down before it runs again.
+    pub fn set_triple_fault(&mut self) {
+        self.triple_fault = true;
+    }
+
     /// The guest shuts down (three faults in a row); tells it once.
     pub fn take_triple_fault(&mut self) -> bool {
         core::mem::take(&mut self.triple_fault)

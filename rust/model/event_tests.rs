@@ -49,6 +49,23 @@ fn double_fault_table() {
 }
 
 #[test]
+fn a_payload_is_taken_once() {
+    let mut q = EventQueue::new();
+    assert_eq!(q.take_payload(), None);
+    q.raise(Exception::page_fault(2, 0x1234));
+    assert_eq!(q.take_payload().and_then(|e| e.payload), Some(0x1234));
+    assert_eq!(q.take_payload(), None);
+    let Next::Exception {
+        exception, fresh, ..
+    } = next(&mut q, OPEN)
+    else {
+        panic!("the exception is still there");
+    };
+    assert_eq!((exception.payload, fresh), (None, true));
+    assert_eq!(q.take_payload(), None, "it is being delivered");
+}
+
+#[test]
 fn exceptions_merge_while_undelivered() {
     let mut q = EventQueue::new();
     q.raise(Exception::protection(0));

@@ -14,12 +14,15 @@ pub mod features;
 pub mod guest;
 pub mod ioevent;
 pub mod kick;
+pub mod mce;
 pub mod msr;
+pub mod msr_filter;
 pub mod msr_table;
 #[cfg(not(CONFIG_RUST))]
 pub mod pic;
 #[cfg(not(CONFIG_RUST))]
 pub mod pit;
+pub mod pvclock;
 pub mod regs;
 pub mod residency;
 pub mod sregs;

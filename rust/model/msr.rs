@@ -51,6 +51,10 @@ pub enum Effect {
     Tsc(u64),
     /// The offset of the guest's time-stamp counter grows by so much (modulo 2^64).
     TscOffset(u64),
+    /// The page of KVM's clock is to be written: [`time_page`].
+    ClockPage,
+    /// The time of day is to be written to this address.
+    WallClock(u64),
     /// The guest's CPUID shows it: `cpuid::refresh`.
     CpuidDirty,
 }
@@ -165,20 +169,34 @@ pub fn adjust_tsc(slots: &mut [u64], delta: u64) {
     put(slots, slot::TSC_ADJUST, old.wrapping_add(delta));
 }
 
+/// Where the guest has the page of KVM's clock, if it uses one.
+pub fn time_page(slots: &[u64]) -> Option<u64> {
+    let value = get(slots, slot::SYSTEM_TIME);
+    (value & 1 != 0).then_some(value & !1)
+}
+
 /// CPUID is #GP at privilege level `cpl`: the guest switched CPUID faulting on.
 pub fn cpuid_faults(slots: &[u64], cpl: u8) -> bool {
     cpl > 0 && get(slots, slot::MISC_FEATURES) & bits::FEATURES_CPUID_FAULT != 0
 }
 
 /// KVM_X86_GET_MCE_CAP_SUPPORTED.
-pub const MCE_CAPS: u64 = bits::MCG_CTL_P | bits::MCG_SER_P;
+pub const fn mce_caps(intel: bool) -> u64 {
+    let cmci = if intel { bits::MCG_CMCI_P } else { 0 };
+    bits::MCG_CTL_P | bits::MCG_SER_P | cmci
+}
 
 /// KVM_X86_SETUP_MCE: number of banks, and capabilities.
-pub fn setup_mce(slots: &mut [u64], cap: u64) -> Result<(), BadMsr> {
+pub fn setup_mce(slots: &mut [u64], cap: u64, intel: bool) -> Result<(), BadMsr> {
     let banks = cap & 0xff;
     // Bits 23:16, the count of extended registers, are taken as they are.
-    if banks == 0 || banks > u64::from(BANKS) || cap & !(MCE_CAPS | 0xff | 0xff_0000) != 0 {
+    if banks == 0 || banks > u64::from(BANKS) || cap & !(mce_caps(intel) | 0xff | 0xff_0000) != 0 {
         return Err(BadMsr::Refused);
+    }
+    if cap & bits::MCG_CMCI_P != 0 {
+        for control in slots.iter_mut().skip(slot::MC_CTL2).take(banks as usize) {
+            *control = 0;
+        }
     }
     put(slots, slot::MCG_CAP, cap);
     if cap & bits::MCG_CTL_P != 0 {
@@ -439,6 +457,14 @@ impl Access<'_> {
                 });
             }
             Rule::Hwcr => return self.hwcr(slots),
+            Rule::ClockPage => {
+                put(slots, i, new);
+                return Ok(Effect::ClockPage);
+            }
+            Rule::WallClock => {
+                put(slots, i, new);
+                return Ok(Effect::WallClock(new));
+            }
             Rule::MiscEnable => return self.misc_enable(slots),
             _ => {}
         }

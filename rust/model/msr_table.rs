@@ -80,6 +80,7 @@ pub enum Rule {
     DebugCtl,
     Efer,
     FeatureControl,
+    ClockPage,
     Fmask,
     Hwcr,
     McBank,
@@ -96,6 +97,7 @@ pub enum Rule {
     Tsc,
     TscAdjust,
     TscAux,
+    WallClock,
 }
 
 /// Whether KVM_GET_MSR_INDEX_LIST tells of it.
@@ -255,8 +257,10 @@ pub mod slot {
     pub const MTRR_VARIABLE: usize = 29;
     pub const MC_CTL2: usize = 45;
     pub const MC_BANKS: usize = 77;
+    pub const WALL_CLOCK: usize = 205;
+    pub const SYSTEM_TIME: usize = 206;
     /// How many there are.
-    pub const COUNT: usize = 205;
+    pub const COUNT: usize = 207;
 }
 
 /// Bits and values of MSRs.
@@ -291,6 +295,13 @@ pub static TABLE: &[Row] = &[
     row(0x10, "IA32_TSC", Hw(HwMsr::Tsc))
         .rule(Rule::Tsc)
         .listed(IfPresent),
+    // KVM's clock, under the numbers that it had first.
+    row(0x11, "KVM_WALL_CLOCK", Soft(slot::WALL_CLOCK))
+        .rule(Rule::WallClock)
+        .listed(Listed::Yes),
+    row(0x12, "KVM_SYSTEM_TIME", Soft(slot::SYSTEM_TIME))
+        .rule(Rule::ClockPage)
+        .listed(Listed::Yes),
     fixed(0x17, "IA32_PLATFORM_ID", 0),
     row(0x1b, "IA32_APIC_BASE", Soft(slot::APIC_BASE))
         .reset(apic_base::RESET)
@@ -396,6 +407,12 @@ pub static TABLE: &[Row] = &[
     // Without a local APIC there is no timer that it could set.
     dummy(0x6e0, "IA32_TSC_DEADLINE").listed(Listed::Yes),
     row(0x800, "x2APIC", Const(0)).run(0x100).refuses(),
+    row(0x4b56_4d00, "KVM_WALL_CLOCK_NEW", Soft(slot::WALL_CLOCK))
+        .rule(Rule::WallClock)
+        .listed(Listed::Yes),
+    row(0x4b56_4d01, "KVM_SYSTEM_TIME_NEW", Soft(slot::SYSTEM_TIME))
+        .rule(Rule::ClockPage)
+        .listed(Listed::Yes),
     row(0xc000_0080, "EFER", Hw(HwMsr::Efer)).rule(Rule::Efer),
     row(0xc000_0081, "STAR", Hw(HwMsr::Star)).listed(IfPresent),
     row(0xc000_0082, "LSTAR", Hw(HwMsr::Lstar))

@@ -67,7 +67,10 @@ fn the_table_is_sorted_and_slots_are_not_shared() {
     for row in TABLE {
         if let Place::Soft(first) = row.place {
             for s in &mut used[first..first + row.count as usize] {
-                assert_eq!(s.replace(row.name), None);
+                // KVM's clock has two numbers for each register.
+                let other = std::format!("{}_NEW", s.unwrap_or("none"));
+                let before = s.replace(row.name);
+                assert!(before.is_none() || row.name == other, "{}", row.name);
             }
         }
         if let Place::Hw(msr) = row.place {
@@ -236,7 +239,7 @@ fn what_is_not_offered_is_not_there() {
             0xc80,
             0xd90,
             0xda0,
-            0x4b56_4d00,
+            0x4b56_4d02,
             0x4b56_4d05,
             0x4000_0000,
             0xc000_0104,
@@ -417,12 +420,12 @@ fn machine_check_banks() {
         10 | bits::MCG_CMCI_P,
     ] {
         assert_eq!(
-            setup_mce(&mut v.slots, bad),
+            setup_mce(&mut v.slots, bad, false),
             Err(BadMsr::Refused),
             "{bad:#x}"
         );
     }
-    assert_eq!(setup_mce(&mut v.slots, 10 | bits::MCG_CTL_P), Ok(()));
+    assert_eq!(setup_mce(&mut v.slots, 10 | bits::MCG_CTL_P, false), Ok(()));
     assert_eq!(v.value(0x17b), u64::MAX);
     assert_eq!(
         (v.value(0x400), v.value(0x401), v.value(0x424)),
@@ -612,8 +615,7 @@ mod against_kvm {
         (0x345, 0x345, "PMU"),
         (0x480, 0x491, "nested VMX"),
         (0x4000_0000, 0x4000_01ff, "Hyper-V"),
-        (0x11, 0x12, "paravirtual clock"),
-        (0x4b56_4d00, 0x4b56_4d07, "paravirtual features"),
+        (0x4b56_4d02, 0x4b56_4d07, "paravirtual features"),
         (0xc000_0104, 0xc000_0104, "nested SVM: TSC ratio"),
         (0xc001_0114, 0xc001_0114, "nested SVM: VM_CR"),
         (

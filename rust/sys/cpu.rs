@@ -277,6 +277,28 @@ pub(crate) fn rdmsr_safe(msr: u32) -> Result<u64> {
     }
 }
 
+/// A moment on the host's clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    /// The time-stamp counter.
+    pub(crate) tsc: u64,
+    /// Nanoseconds since boot, sleep included, at the raw rate of the hardware.
+    pub(crate) host: u64,
+    /// Nanoseconds since 1970.
+    pub(crate) real: u64,
+}
+
+impl Now {
+    /// This moment.
+    pub(crate) fn read() -> Self {
+        let mut now = [0; 3];
+        // SAFETY: three words are written.
+        unsafe { ffi::lodge_now(now.as_mut_ptr()) };
+        let [tsc, host, real] = now;
+        Self { tsc, host, real }
+    }
+}
+
 /// The words of `boot_cpu_data.x86_capability`: what the kernel uses of the CPU. Words that the kernel does not have are zero.
 pub(crate) fn kernel_capabilities() -> [u32; 32] {
     let mut words = [0; 32];

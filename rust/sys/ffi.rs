@@ -68,6 +68,21 @@ unsafe extern "C" {
     pub(crate) fn lodge_fpu_swap(fpu: *mut FpuGuest, enter: bool);
     pub(crate) fn lodge_fpu_fxsave(fpu: *mut FpuGuest) -> *mut u8;
     pub(crate) fn lodge_fpu_mark_legacy(fpu: *mut FpuGuest);
+    pub(crate) fn lodge_now(now: *mut u64);
+    pub(crate) fn lodge_fpu_image_size(fpu: *mut FpuGuest) -> u32;
+    pub(crate) fn lodge_fpu_save(
+        fpu: *mut FpuGuest,
+        image: *mut u8,
+        len: u32,
+        xcr0: u64,
+        pkru: u32,
+    );
+    pub(crate) fn lodge_fpu_restore(
+        fpu: *mut FpuGuest,
+        image: *mut u8,
+        xcr0: u64,
+        pkru: *mut u32,
+    ) -> c_int;
     pub(crate) fn lodge_fpu_read_vector(n: u8, value: *mut u64);
     pub(crate) fn lodge_fpu_write_vector(n: u8, value: *const u64, zero_upper: bool);
     pub(crate) safe fn lodge_lfence_serializing() -> bool;

@@ -24,6 +24,9 @@ unsafe impl Send for GuestFpu {}
 /// Bytes of an FXSAVE image (Intel SDM, "FXSAVE Area").
 pub(crate) const FXSAVE_SIZE: usize = 512;
 
+/// Bytes of `struct kvm_xsave`, and of the smallest image that is exchanged.
+pub(crate) const IMAGE_MIN: usize = 4096;
+
 impl GuestFpu {
     /// A state as after reset.
     pub(crate) fn new() -> Result<Self> {
@@ -68,6 +71,38 @@ impl GuestFpu {
             );
             ffi::lodge_fpu_mark_legacy(self.raw.as_ptr());
         }
+    }
+
+    /// Bytes of the image that KVM_SET_XSAVE and KVM_GET_XSAVE2 exchange: at least `struct kvm_xsave`.
+    pub(crate) fn image_size(&self) -> usize {
+        // SAFETY: by the invariant.
+        unsafe { ffi::lodge_fpu_image_size(self.raw.as_ptr()) as usize }
+    }
+
+    /// Writes the state as a standard-format XSAVE image: of the components of `xcr0` only, and with `pkru`. Not while loaded.
+    pub(crate) fn save(&self, image: &mut [u8], xcr0: u64, pkru: u32) {
+        if image.len() < IMAGE_MIN {
+            return;
+        }
+        let len = image.len().min(self.image_size()) as u32;
+        // SAFETY: `len` bytes at `image` are writable, which is room for the legacy area and the header at least; the
+        // state is not loaded.
+        unsafe {
+            ffi::lodge_fpu_save(self.raw.as_ptr(), image.as_mut_ptr(), len, xcr0, pkru);
+        }
+    }
+
+    /// Takes the state from a standard-format XSAVE image, and returns PKRU if the image has it, else `pkru`. EINVAL for an
+    /// image that is too short or not valid, or has components that `xcr0` lacks; nothing is changed then. Not while loaded.
+    pub(crate) fn restore(&mut self, image: &mut [u8], xcr0: u64, mut pkru: u32) -> Result<u32> {
+        if image.len() < self.image_size() {
+            return Err(EINVAL);
+        }
+        // SAFETY: the image is as long as the kernel expects, which checks what it says; the state is not loaded.
+        kernel::error::to_result(unsafe {
+            ffi::lodge_fpu_restore(self.raw.as_ptr(), image.as_mut_ptr(), xcr0, &mut pkru)
+        })?;
+        Ok(pkru)
     }
 }
 

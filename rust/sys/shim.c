@@ -12,6 +12,7 @@
 #include <linux/preempt.h>
 #include <linux/smp.h>
 #include <linux/syscore_ops.h>
+#include <linux/timekeeping.h>
 #include <trace/events/ipi.h>
 #include <asm/cpuid/api.h>
 #include <asm/debugreg.h>
@@ -89,6 +90,18 @@ u64 lodge_host_xcr0(void)
 u64 lodge_host_xss(void)
 {
 	return boot_cpu_has(X86_FEATURE_XSAVES) ? lodge_rdmsr(MSR_IA32_XSS) : 0;
+}
+
+/* The time-stamp counter, the time since boot at its raw rate, and the time of day, all at about the same moment. Any context. */
+void lodge_now(u64 *now)
+{
+	unsigned long flags;
+
+	local_irq_save(flags);
+	now[0] = rdtsc_ordered();
+	now[1] = ktime_get_raw_ns() + ktime_to_ns(ktime_mono_to_any(0, TK_OFFS_BOOT));
+	now[2] = ktime_get_real_ns();
+	local_irq_restore(flags);
 }
 
 /* ---- Virtualization on and off, per CPU (cpuhp, suspend, reboot) ---- */
@@ -308,6 +321,25 @@ void lodge_fpu_mark_legacy(struct fpu_guest *g)
 {
 	if (boot_cpu_has(X86_FEATURE_XSAVE))
 		g->fpstate->regs.xsave.header.xfeatures |= XFEATURE_MASK_FPSSE;
+}
+
+/* Bytes of the image that user space sees: at least those of struct kvm_xsave. */
+u32 lodge_fpu_image_size(struct fpu_guest *g) { return g->uabi_size; }
+
+/* The state as a standard-format XSAVE image, of the components of @xcr0 and of x87 and SSE. Not loaded. */
+void lodge_fpu_save(struct fpu_guest *g, void *image, u32 len, u64 xcr0, u32 pkru)
+{
+	fpu_copy_guest_fpstate_to_uabi(g, image, len, xcr0 | XFEATURE_MASK_FPSSE, pkru);
+}
+
+/* Takes an image of uabi_size bytes; -EINVAL for one that is not valid. Not loaded. */
+int lodge_fpu_restore(struct fpu_guest *g, void *image, u64 xcr0, u32 *pkru)
+{
+	union fpregs_state *state = image;
+
+	/* What XFD disables has to be in its initial state. */
+	state->xsave.header.xfeatures &= ~g->fpstate->xfd;
+	return fpu_copy_uabi_to_guest_fpstate(g, image, xcr0, pkru);
 }
 
 /*

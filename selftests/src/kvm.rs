@@ -72,6 +72,29 @@ ioctls! {
     SET_MP_STATE = iow::<kvm_mp_state>(0x99);
     NMI = io(0x9a);
     ENABLE_CAP = iow::<kvm_enable_cap>(0xa3);
+    GET_MSR_FEATURE_INDEX_LIST = iowr::<u32>(0x0a);
+    X86_SETUP_MCE = iow::<u64>(0x9c);
+    X86_GET_MCE_CAP_SUPPORTED = ior::<u64>(0x9d);
+    X86_SET_MCE = iow::<kvm_x86_mce>(0x9e);
+    TRANSLATE = iowr::<kvm_translation>(0x85);
+    SET_CPUID = iow::<[u32; 2]>(0x8a);
+    SET_CLOCK = iow::<kvm_clock_data>(0x7b);
+    GET_CLOCK = ior::<kvm_clock_data>(0x7c);
+    KVMCLOCK_CTRL = io(0xad);
+    SET_DEVICE_ATTR = iow::<kvm_device_attr>(0xe1);
+    GET_DEVICE_ATTR = iow::<kvm_device_attr>(0xe2);
+    HAS_DEVICE_ATTR = iow::<kvm_device_attr>(0xe3);
+    X86_SET_MSR_FILTER = iow::<[u64; 49]>(0xc6);
+    SET_GUEST_DEBUG = iow::<kvm_guest_debug>(0x9b);
+    GET_VCPU_EVENTS = ior::<kvm_vcpu_events>(0x9f);
+    SET_VCPU_EVENTS = iow::<kvm_vcpu_events>(0xa0);
+    GET_DEBUGREGS = ior::<kvm_debugregs>(0xa1);
+    SET_DEBUGREGS = iow::<kvm_debugregs>(0xa2);
+    GET_XSAVE = ior::<[u8; 4096]>(0xa4);
+    SET_XSAVE = iow::<[u8; 4096]>(0xa5);
+    GET_SREGS2 = ior::<kvm_sregs2>(0xcc);
+    SET_SREGS2 = iow::<kvm_sregs2>(0xcd);
+    GET_XSAVE2 = ior::<[u8; 4096]>(0xcf);
     GET_XCRS = ior::<kvm_xcrs>(0xa6);
     SET_XCRS = iow::<kvm_xcrs>(0xa7);
 }
@@ -310,6 +333,12 @@ pub enum Exit {
     IrqWindow,
     FailEntry(u64),
     Internal(u32, Vec<u64>),
+    /// KVM_EXIT_DEBUG; DR6 of a #DB.
+    Debug {
+        vector: u32,
+        pc: u64,
+        dr6: u64,
+    },
     Other(u32),
     /// KVM_RUN failed with this errno; exit_reason beside it.
     Err(i32, u32),
@@ -408,6 +437,11 @@ impl Vcpu {
                 let n = (rd32(4) as usize).min(16);
                 Exit::Internal(rd32(0), (0..n).map(|i| rd64(8 + 8 * i)).collect())
             }
+            KVM_EXIT_DEBUG => Exit::Debug {
+                vector: rd32(0),
+                pc: rd64(8),
+                dr6: if rd32(0) == 1 { rd64(16) } else { 0 },
+            },
             n => Exit::Other(n),
         }
     }

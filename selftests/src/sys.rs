@@ -26,6 +26,7 @@ macro_rules! abi {
 }
 use kvm_bindings as kb;
 abi!(
+    i8,
     u8,
     u16,
     u32,
@@ -48,6 +49,10 @@ abi!(
     kb::kvm_lapic_state,
     kb::kvm_vcpu_events,
     kb::kvm_debugregs,
+    kb::kvm_device_attr,
+    kb::kvm_x86_mce,
+    kb::kvm_guest_debug,
+    kb::kvm_sregs2,
     kb::kvm_clock_data,
     kb::kvm_translation,
     kb::kvm_ioeventfd,

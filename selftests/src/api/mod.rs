@@ -2,17 +2,23 @@
 //! Every ioctl with good and bad input: exact errnos, and nothing changed by a refused call.
 
 mod alloc_fail;
+mod clock;
 mod cpuid;
 mod dirty_log;
+mod events;
 mod ioevents;
 mod lifetime;
+mod mce;
 mod memory;
+mod msr_filter;
 mod msrs;
 mod run;
 mod sregs;
 mod stale;
 mod state;
+mod sync;
 mod system;
+mod xsave;
 
 use crate::harness::Test;
 
@@ -31,6 +37,12 @@ pub fn tests() -> Vec<Test> {
         cpuid::TESTS,
         msrs::TESTS,
         run::TESTS,
+        events::TESTS,
+        msr_filter::TESTS,
+        clock::TESTS,
+        sync::TESTS,
+        mce::TESTS,
+        xsave::TESTS,
     ]
     .concat()
 }

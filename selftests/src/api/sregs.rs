@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! KVM_SET_SREGS: which states are refused, and that a refused one changes nothing.
 
-use crate::guest::{code_seg, data_seg, Guest, Mode, PML4};
+use crate::guest::{code_seg, data_seg, Guest, Mode, PD, PML4};
 use crate::harness::Test;
 use crate::kvm::*;
 use crate::sys::bytes_of;
@@ -19,6 +19,8 @@ pub const TESTS: &[Test] = &[
     Test::new("api/sregs_apic_base", apic_base),
     Test::new("api/sregs_interrupt_bitmap", interrupt_bitmap),
     Test::new("api/sregs_cr8", cr8),
+    Test::new("api/sregs2_round_trip", sregs2_round_trip),
+    Test::new("api/sregs2_pdptes", sregs2_pdptes),
 ];
 
 const PE: u64 = 1;
@@ -352,4 +354,100 @@ fn cr8() {
         "not checked here"
     );
     crate::record::line("CR8 of 16", "", &format!("{:x}", g.cpu.sregs().cr8), "");
+}
+
+fn get2(c: &Vcpu) -> kvm_sregs2 {
+    crate::must!(c.fd.take(GET_SREGS2))
+}
+
+/// KVM_GET_SREGS2 tells what KVM_GET_SREGS does, and takes it back.
+fn sregs2_round_trip() {
+    for mode in [Mode::Real, Mode::Prot, Mode::Paged, Mode::Long] {
+        let g = Guest::new(mode);
+        eq!(g.cpu.interrupt(0x30), Ok(0));
+        let (one, two) = (g.cpu.sregs(), get2(&g.cpu));
+        // All but the last field, which differs, and the one in place of which the flags stand.
+        eq!(bytes_of(&one)[..280], bytes_of(&two)[..280], "{mode:?}");
+        eq!(
+            (two.flags, two.pdptrs),
+            (0, [0; 4]),
+            "{mode:?}: no PAE paging"
+        );
+        let mut changed = two;
+        changed.cr2 = 0x1234;
+        changed.gdt.limit = 0x77;
+        changed.fs.base = 0x5000;
+        eq!(g.cpu.fd.give(SET_SREGS2, &changed), Ok(0), "{mode:?}");
+        eq!(bytes_of(&get2(&g.cpu)), bytes_of(&changed), "{mode:?}");
+        eq!(
+            g.cpu.sregs().interrupt_bitmap,
+            one.interrupt_bitmap,
+            "{mode:?}: the queued interrupt is left alone"
+        );
+        for flags in [1, 2, 1 << 63, u64::MAX] {
+            let bad = kvm_sregs2 {
+                flags,
+                cr2: 1,
+                ..changed
+            };
+            eq!(
+                g.cpu.fd.give(SET_SREGS2, &bad),
+                Err(EINVAL),
+                "{mode:?}, {flags:x}"
+            );
+        }
+        let bad = kvm_sregs2 {
+            cr0: 0x8000_0000,
+            ..changed
+        };
+        eq!(
+            g.cpu.fd.give(SET_SREGS2, &bad),
+            Err(EINVAL),
+            "{mode:?}: paging without protection"
+        );
+        eq!(
+            bytes_of(&get2(&g.cpu)),
+            bytes_of(&changed),
+            "{mode:?}: nothing changed"
+        );
+    }
+    let g = Guest::new(Mode::Real);
+    for nr in [GET_SREGS2, SET_SREGS2] {
+        eq!(g.cpu.fd.num(nr, crate::sys::bad_addr()), Err(libc::EFAULT));
+    }
+}
+
+fn sregs2_pdptes() {
+    let g = Guest::new(Mode::Pae);
+    let s = get2(&g.cpu);
+    eq!(s.flags, 1);
+    eq!(
+        s.pdptrs,
+        [
+            PD | 1,
+            (PD + 0x1000) | 1,
+            (PD + 0x2000) | 1,
+            (PD + 0x3000) | 1
+        ]
+    );
+    eq!(g.cpu.fd.give(SET_SREGS2, &s), Ok(0));
+    eq!(bytes_of(&get2(&g.cpu)), bytes_of(&s));
+    // Without the flag they are read from memory.
+    let again = kvm_sregs2 {
+        flags: 0,
+        pdptrs: [0; 4],
+        ..s
+    };
+    eq!(g.cpu.fd.give(SET_SREGS2, &again), Ok(0));
+    eq!(bytes_of(&get2(&g.cpu)), bytes_of(&s));
+    for flags in [2, 3, 1 << 32] {
+        eq!(
+            g.cpu.fd.give(SET_SREGS2, &kvm_sregs2 { flags, ..s }),
+            Err(EINVAL),
+            "{flags:x}"
+        );
+    }
+    g.load(|a| a.hlt());
+    eq!(g.cpu.run(), Exit::Hlt, "{}", g.describe());
+    eq!(get2(&g.cpu).pdptrs, s.pdptrs);
 }

@@ -65,13 +65,13 @@ fn defined(e: &Exit) -> bool {
         | Exit::Shutdown
         | Exit::Intr
         | Exit::IrqWindow
+        | Exit::Debug { .. }
         | Exit::FailEntry(_) => true,
         // Emulation and delivery; not "unexpected exit".
         Exit::Internal(suberror, _) => matches!(suberror, 1 | 3),
         Exit::Other(reason) => matches!(
             *reason,
             kvm_bindings::KVM_EXIT_SET_TPR
-                | kvm_bindings::KVM_EXIT_DEBUG
                 | kvm_bindings::KVM_EXIT_HYPERCALL
                 | kvm_bindings::KVM_EXIT_X86_RDMSR
                 | kvm_bindings::KVM_EXIT_X86_WRMSR

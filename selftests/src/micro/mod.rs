@@ -3,6 +3,7 @@
 
 mod control;
 mod cpu;
+mod debug;
 mod dirty_log;
 mod events;
 mod fpu;
@@ -34,6 +35,7 @@ pub fn tests() -> Vec<Test> {
         mmio_insn::TESTS,
         events::TESTS,
         cpu::TESTS,
+        debug::TESTS,
         fpu::TESTS,
         memory::TESTS,
         dirty_log::TESTS,

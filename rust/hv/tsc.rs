@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The guest's time-stamp counter: its rate, its offset from the host's, and the ioctls that set them.
+
+use kernel::prelude::*;
+use kernel::sync::atomic::Relaxed;
+
+use crate::hv::backend::Backend;
+use crate::hv::user;
+use crate::hv::vcpu::Loaded;
+use crate::hv::vm::Vm;
+use crate::model::pvclock::{rates_differ, ticks, TscScale};
+use crate::sys::cpu::{self, Now};
+use crate::uapi::{self, ioctl, kvm_device_attr};
+
+/// The highest rate that can be asked for, in kHz, where the hardware scales.
+const MAX_KHZ: u32 = i32::MAX as u32;
+
+/// A guest's time-stamp counter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tsc {
+    /// Guest = scaled host + offset.
+    pub(crate) offset: u64,
+    scale: TscScale,
+    /// The rate that user space asked for.
+    khz: u32,
+    /// A rate above the hardware's that it cannot make: the counter is pushed forward at each entry. From when on (host's time), and from
+    /// which value.
+    catch_up: Option<(u64, u64)>,
+}
+
+impl Tsc {
+    /// A counter at the hardware's rate.
+    pub(crate) fn new() -> Self {
+        Self {
+            offset: 0,
+            scale: TscScale::default(),
+            khz: cpu::tsc_khz(),
+            catch_up: None,
+        }
+    }
+
+    /// Its value when the host's is `host`.
+    pub(crate) fn guest(&self, host: u64) -> u64 {
+        self.scale.apply(host).wrapping_add(self.offset)
+    }
+
+    /// Its value now.
+    pub(crate) fn read(&self) -> u64 {
+        self.guest(cpu::rdtsc())
+    }
+
+    /// The offset with which it reads `value` now.
+    pub(crate) fn offset_for(&self, value: u64) -> u64 {
+        value.wrapping_sub(self.scale.apply(cpu::rdtsc()))
+    }
+
+    /// KVM_GET_TSC_KHZ.
+    pub(crate) fn khz(&self) -> u32 {
+        self.khz
+    }
+
+    /// The rate at which it runs while the guest does.
+    pub(crate) fn actual_khz(&self) -> u32 {
+        if self.catch_up.is_some() {
+            cpu::tsc_khz()
+        } else {
+            self.khz
+        }
+    }
+
+    /// Where a counter that catches up should stand at the host's time `now`.
+    fn due(&self, now: u64) -> Option<u64> {
+        let (since, value) = self.catch_up?;
+        Some(value.wrapping_add(ticks(now.wrapping_sub(since), self.khz)))
+    }
+}
+
+/// KVM_CAP_TSC_CONTROL.
+pub(crate) fn can_scale<B: Backend>() -> bool {
+    B::tsc_scale_places().is_some()
+}
+
+/// The rate that `arg` of KVM_SET_TSC_KHZ means. EINVAL above what the hardware can scale to.
+fn wanted<B: Backend>(arg: usize) -> Result<u32> {
+    let khz = arg as u32;
+    if can_scale::<B>() && khz >= MAX_KHZ {
+        return Err(EINVAL);
+    }
+    Ok(if khz == 0 { cpu::tsc_khz() } else { khz })
+}
+
+/// KVM_SET_TSC_KHZ of a VM: for vCPUs to come. EINVAL once there are vCPUs.
+pub(crate) fn set_default<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<isize> {
+    let khz = wanted::<B>(arg)?;
+    if vm.has_vcpus() {
+        return Err(EINVAL);
+    }
+    vm.clock.tsc_khz.store(khz, Relaxed);
+    Ok(0)
+}
+
+/// KVM_GET_TSC_KHZ of a VM.
+pub(crate) fn default_khz<B: Backend>(vm: &Vm<B>) -> u32 {
+    vm.clock.tsc_khz.load(Relaxed)
+}
+
+impl<B: Backend> Loaded<'_, B> {
+    /// Guest TSC = scaled host TSC + offset.
+    pub(crate) fn set_tsc_offset(&mut self, offset: u64) {
+        self.state.tsc.offset = offset;
+        self.restart_catching_up();
+        B::set_tsc_offset(&mut self.state.hw, offset);
+        self.state.clock.set_stale();
+    }
+
+    /// KVM_SET_TSC_KHZ. EINVAL for a rate that the hardware cannot make.
+    pub(crate) fn set_tsc_khz(&mut self, arg: usize) -> Result {
+        let khz = wanted::<B>(arg)?;
+        self.set_tsc_rate(khz)
+    }
+
+    /// Sets the rate of the counter, which goes on from where it is only if its offset is set anew.
+    pub(crate) fn set_tsc_rate(&mut self, khz: u32) -> Result {
+        let host = cpu::tsc_khz();
+        let mut scale = TscScale::default();
+        let mut catch_up = None;
+        if rates_differ(khz, host) {
+            match B::tsc_scale_places() {
+                Some(places) => scale = TscScale::new(khz, host, places).ok_or(EINVAL)?,
+                None if khz > host => catch_up = Some((0, 0)),
+                None => return Err(EINVAL),
+            }
+        }
+        let t = &mut self.state.tsc;
+        (t.khz, t.scale, t.catch_up) = (khz, scale, catch_up);
+        self.restart_catching_up();
+        B::set_tsc_ratio(&mut self.state.hw, scale.ratio);
+        self.state.clock.set_stale();
+        Ok(())
+    }
+
+    fn restart_catching_up(&mut self) {
+        let t = &mut self.state.tsc;
+        if t.catch_up.is_some() {
+            let now = Now::read();
+            t.catch_up = Some((now.host, t.guest(now.tsc)));
+        }
+    }
+
+    /// Pushes a counter forward that has to run faster than the hardware's. Before each entry.
+    pub(crate) fn catch_up_tsc(&mut self) {
+        if self.state.tsc.catch_up.is_none() {
+            return;
+        }
+        let now = Now::read();
+        let t = &mut self.state.tsc;
+        let behind = t
+            .due(now.host)
+            .map_or(0, |d| d.wrapping_sub(t.guest(now.tsc)));
+        if behind as i64 > 0 {
+            t.offset = t.offset.wrapping_add(behind);
+            let offset = t.offset;
+            B::set_tsc_offset(&mut self.state.hw, offset);
+            self.state.clock.set_stale();
+        }
+    }
+
+    /// KVM_HAS_DEVICE_ATTR, KVM_GET_DEVICE_ATTR and KVM_SET_DEVICE_ATTR: a vCPU has one attribute, the offset of its time-stamp counter.
+    /// ENXIO for others.
+    pub(crate) fn attribute(&mut self, cmd: u32, arg: usize) -> Result {
+        let attr: kvm_device_attr = user::get(arg)?;
+        if attr.group != uapi::KVM_VCPU_TSC_CTRL || attr.attr != uapi::KVM_VCPU_TSC_OFFSET.into() {
+            return Err(ENXIO);
+        }
+        match cmd {
+            ioctl::GET_DEVICE_ATTR => user::put(attr.addr as usize, &self.state.tsc.offset)?,
+            ioctl::SET_DEVICE_ATTR => {
+                let offset = user::get(attr.addr as usize)?;
+                self.set_tsc_offset(offset);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
