@@ -49,6 +49,7 @@ fi
 need_root
 for vendor in ${VENDOR:-amd}; do
     say "measuring on $vendor"
+    # shellcheck disable=SC2086 # words
     printf '%s\n' ${MEASURE:-ours intree} | xargs -P "$(nproc)" -I '{}' "$0" --measure "$vendor" '{}' ||
         die "not every measurement was made; see $LODGE_LOG/bench-$vendor-*.log.vm"
     echo "$vendor, $(kernel_version), $(date -u +%F)"

@@ -97,7 +97,8 @@ part_extras() {
     modules=$(readlink -f "$LODGE_CACHE/kernel/$(kernel_version)/modules")/kernel
     fresh "$PARTS/extras" "$modules" && return
     mkdir -p "$work/modules/extras"
-    # What a kernel has built in is not missed.
+    # What a kernel has built in is not missed. (Its name is used where it is read: that is no second access.)
+    # shellcheck disable=SC2094
     for file in "$modules"/drivers/block/brd.ko* "$modules"/arch/x86/kernel/msr.ko*; do
         case $file in
         *.xz) in_root xz -dc <"$file" >"$work/modules/extras/$(basename "$file" .xz)" ;;

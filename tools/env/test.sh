@@ -156,9 +156,9 @@ suite_lifecycle() {
 suite() {
     case $1 in
     host) suite_host ;;
-    amd) suite_vm amd 1 600 '' ;;
+    amd) suite_vm amd 4 1800 '' ;;
     # An emulated guest of an emulated host takes its time: one boot has to do.
-    intel | amd-bochs | intel-haswell) suite_vm "$1" 3 1200 'boots a stock kernel' ;;
+    intel | amd-bochs | intel-haswell) suite_vm "$1" 4 2700 'boots a stock kernel' ;;
     perf) suite_perf ;;
     refuse-lynnfield) suite_refuse 'no unrestricted guest' --vendor corei5_lynnfield_750 ;;
     refuse-penryn) suite_refuse 'no extended page tables' --vendor core2_penryn_t9600 ;;
@@ -171,7 +171,7 @@ suite() {
     lifecycle) suite_lifecycle amd ;;
     lifecycle-intel | long-lifecycle-intel) suite_lifecycle intel-haswell ;;
     # Five levels of page tables, in the host and so in the nested tables. The guest of a CPU with every feature takes longer to boot.
-    la57) suite_matrix la57 amd 3 900 '' "$SAMPLE stress/mem_hugetlb" 'boots a stock kernel' --cpu max,+svm,+npt "${GIB_PAGE[@]}" ;;
+    la57) suite_matrix la57 amd 6 1500 '' "$SAMPLE stress/mem_hugetlb" 'boots a stock kernel' --cpu max,+svm,+npt "${GIB_PAGE[@]}" ;;
     long-host) suite_long_host ;;
     long-la57) suite_matrix long-la57 amd 3 3600 '' '' '' --cpu max,+svm,+npt "${GIB_PAGE[@]}" ;;
     long-amd-plain) suite_matrix long-amd-plain amd 1 3600 "$PLAIN" '' '' ;;

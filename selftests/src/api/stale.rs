@@ -127,7 +127,7 @@ fn arrays() {
         }
     }
     // TRANSLATE: an address in, four fields and padding out.
-    let mut heads = vec![0u8; 24];
+    let mut heads = [0u8; 24];
     heads[..8].copy_from_slice(&CODE.to_le_bytes());
     match twice(&g.cpu.fd, "TRANSLATE", 0xc018_ae85, &heads[..8], 24 + 64) {
         Ok(b) => eq!(b.len(), 24, "TRANSLATE"),

@@ -271,7 +271,7 @@ impl World {
             0 if rng.one_in(2) => rng.below(8),
             0 => match rng.odd() {
                 // A number, and by no chance an address of this program.
-                n if n < 1 << 32 || n >= 1 << 47 => n,
+                n if !(1 << 32..1 << 47).contains(&n) => n,
                 _ => 1,
             },
             n => self.argument(rng, n, |rng, b| self.contents(rng, fd, nr, b)),
