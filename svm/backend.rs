@@ -360,12 +360,15 @@ impl Backend for Svm {
     }
 
     fn set_modes(hw: &mut Hw, cr0: u64, cr4: u64, efer: u64) {
-        use crate::model::cr::cr0::{CD, NW};
+        use crate::model::cr::cr0::{CD, NW, PG};
         let v = hw.vmcb();
         // The guest's cache control must not slow down the host's memory, and a machine check must reach the host.
         v.set_cr0(cr0 & !(CD | NW));
         v.set_cr4(cr4 | insn::host_mce());
-        v.set_efer(efer | efer::SVME);
+        // Without paging LME does nothing, and the write of CR0 that turns paging on exits. QEMU's TCG, where LME is set and PAE is
+        // not, fails to turn the host's paging on again at an exit.
+        let idle = if cr0 & PG == 0 { efer::LME } else { 0 };
+        v.set_efer(efer & !idle | efer::SVME);
         // Where that differs from what the guest wrote, reads exit: it is shown its own value.
         let differs = u32::from(v.cr0() != cr0) | u32::from(v.cr4() != cr4) << 4;
         v.set_intercept_cr(v.intercept_cr() & !(1 | 1 << 4) | differs);
