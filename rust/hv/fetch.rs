@@ -213,20 +213,33 @@ impl<B: Backend> Loaded<'_, B> {
     fn fetch_anew(&mut self, key: Key, generation: u64) -> Fetched {
         let recorder = Recorder::new(Physical(self.vm));
         let fetched = self.fetch_from(&recorder, key.linear, key.user);
-        if let Ok((kind, len)) = describe(&fetched, key.mode) {
-            let mut known = Known {
-                key,
-                generation,
-                words: [UserWord::default(); WORDS],
-                count: 0,
-                kind,
-                len,
-            };
-            if self.depends(&mut known, &recorder, &fetched).is_some() {
-                self.state.fetches.remember(&known);
-            }
+        if let Ok(described) = describe(&fetched, key.mode) {
+            self.remember(key, generation, described, &recorder, &fetched);
         }
         fetched
+    }
+
+    /// Keeps what was fetched for the next time. (Not inlined: the two together have too large a stack frame.)
+    #[inline(never)]
+    fn remember(
+        &mut self,
+        key: Key,
+        generation: u64,
+        (kind, len): (Kind, u8),
+        recorder: &Recorder<'_, B>,
+        fetched: &Fetched,
+    ) {
+        let mut known = Known {
+            key,
+            generation,
+            words: [UserWord::default(); WORDS],
+            count: 0,
+            kind,
+            len,
+        };
+        if self.depends(&mut known, recorder, fetched).is_some() {
+            self.state.fetches.remember(&known);
+        }
     }
 
     /// Writes down what a fetch depended on, if that can be said by a few words.

@@ -101,6 +101,8 @@ impl<B: Backend> Loaded<'_, B> {
         self.translate_in(&Physical(self.vm), linear, access)
     }
 
+    /// (Not inlined: its stack frame is large.)
+    #[inline(never)]
     fn translate_in(
         &mut self,
         memory: &impl GuestMem,

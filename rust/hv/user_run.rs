@@ -180,43 +180,40 @@ impl UserRun {
 /// `struct kvm_sync_regs` in a run page: copied as a whole, as user space may change it meanwhile.
 pub(crate) struct SyncRegs<'a>(&'a UserRun);
 
-/// Offset of the union that holds it.
+/// Offset of the union that holds it, and of its parts.
 const SYNC: usize = offset_of!(kvm_run, s);
+const SYNC_REGS: usize = SYNC + offset_of!(kvm_sync_regs, regs);
+const SYNC_SREGS: usize = SYNC + offset_of!(kvm_sync_regs, sregs);
+const SYNC_EVENTS: usize = SYNC + offset_of!(kvm_sync_regs, events);
 
 impl SyncRegs<'_> {
     /// General registers.
     pub(crate) fn regs(&self) -> kvm_regs {
-        self.0.pages.get(SYNC + offset_of!(kvm_sync_regs, regs))
+        self.0.pages.get(SYNC_REGS)
     }
 
     /// Sets them.
     pub(crate) fn set_regs(&self, regs: kvm_regs) {
-        self.0
-            .pages
-            .set(SYNC + offset_of!(kvm_sync_regs, regs), regs);
+        self.0.pages.set(SYNC_REGS, regs);
     }
 
     /// Special registers.
     pub(crate) fn sregs(&self) -> kvm_sregs {
-        self.0.pages.get(SYNC + offset_of!(kvm_sync_regs, sregs))
+        self.0.pages.get(SYNC_SREGS)
     }
 
     /// Sets them.
     pub(crate) fn set_sregs(&self, sregs: kvm_sregs) {
-        self.0
-            .pages
-            .set(SYNC + offset_of!(kvm_sync_regs, sregs), sregs);
+        self.0.pages.set(SYNC_SREGS, sregs);
     }
 
     /// Events.
     pub(crate) fn events(&self) -> kvm_vcpu_events {
-        self.0.pages.get(SYNC + offset_of!(kvm_sync_regs, events))
+        self.0.pages.get(SYNC_EVENTS)
     }
 
     /// Sets them.
     pub(crate) fn set_events(&self, events: kvm_vcpu_events) {
-        self.0
-            .pages
-            .set(SYNC + offset_of!(kvm_sync_regs, events), events);
+        self.0.pages.set(SYNC_EVENTS, events);
     }
 }

@@ -118,28 +118,15 @@ pub(crate) struct Loaded<'a, B: Backend> {
     pub(crate) state: &'a mut VcpuState<B>,
 }
 
-impl<B: Backend> Vcpu<B> {
-    /// A vCPU in its state after reset, with this offset of its time-stamp counter, or one that starts it at zero; tells which it is.
-    /// (Not inlined: its stack frame is large.)
+impl<B: Backend> VcpuState<B> {
+    /// The state of a new vCPU, before its registers are reset. (Not inlined: its stack frame is large.)
     #[inline(never)]
-    pub(crate) fn new(
-        vm: &Vm<B>,
-        id: u32,
-        shared: Arc<VcpuShared>,
-        tsc_offset: Option<u64>,
-    ) -> Result<(Arc<Self>, u64)> {
+    fn new(hw: B::Hw, id: u32) -> Result<KBox<Self>> {
         let caps = host::caps()?;
-        let (hw, resident) = B::new_vcpu()?;
         let mut msrs = KBox::new([0; slot::COUNT], GFP_KERNEL_ACCOUNT)?;
         msr::reset(&mut *msrs, caps, id == 0);
-        let run = Arc::new(
-            UserRun {
-                pages: RunPages::new()?,
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?;
-        let state = KBox::try_init::<Error>(
-            try_init!(VcpuState {
+        KBox::try_init::<Error>(
+            try_init!(Self {
                 switch: Switch::default(),
                 controls: Controls {
                     cr0: 0,
@@ -173,7 +160,28 @@ impl<B: Backend> Vcpu<B> {
                 hw,
             }? Error),
             GFP_KERNEL_ACCOUNT,
+        )
+    }
+}
+
+impl<B: Backend> Vcpu<B> {
+    /// A vCPU in its state after reset, with this offset of its time-stamp counter, or one that starts it at zero; tells which it is.
+    /// (Not inlined: its stack frame is large.)
+    #[inline(never)]
+    pub(crate) fn new(
+        vm: &Vm<B>,
+        id: u32,
+        shared: Arc<VcpuShared>,
+        tsc_offset: Option<u64>,
+    ) -> Result<(Arc<Self>, u64)> {
+        let (hw, resident) = B::new_vcpu()?;
+        let run = Arc::new(
+            UserRun {
+                pages: RunPages::new()?,
+            },
+            GFP_KERNEL_ACCOUNT,
         )?;
+        let state = VcpuState::new(hw, id)?;
         let vcpu = Arc::pin_init(
             pin_init!(Self {
                 shared,
