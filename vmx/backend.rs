@@ -102,6 +102,7 @@ impl CpuVirt for Vmx {
 
 impl Backend for Vmx {
     const VENDOR: &'static str = "Intel VMX";
+    const HYPERCALL: [u8; 3] = [0x0f, 0x01, 0xc1];
     const PDPTRS_IN_CONTROL_BLOCK: bool = true;
     type Pte = Ept;
     type Hw = Hw;

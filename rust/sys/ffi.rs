@@ -68,6 +68,8 @@ unsafe extern "C" {
     pub(crate) fn lodge_fpu_swap(fpu: *mut FpuGuest, enter: bool);
     pub(crate) fn lodge_fpu_fxsave(fpu: *mut FpuGuest) -> *mut u8;
     pub(crate) fn lodge_fpu_mark_legacy(fpu: *mut FpuGuest);
+    pub(crate) fn lodge_fpu_x87_words() -> u32;
+    pub(crate) fn lodge_fpu_x87_init();
     pub(crate) fn lodge_fpu_read_vector(n: u8, value: *mut u64);
     pub(crate) fn lodge_fpu_write_vector(n: u8, value: *const u64, zero_upper: bool);
     pub(crate) safe fn lodge_lfence_serializing() -> bool;

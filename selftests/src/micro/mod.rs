@@ -4,6 +4,7 @@
 mod control;
 mod cpu;
 mod events;
+mod forced;
 mod fpu;
 mod host;
 mod io;
@@ -12,6 +13,7 @@ mod memory;
 mod mmio;
 mod mmio_insn;
 mod modes;
+mod tasks;
 mod threads;
 mod trace;
 
@@ -27,9 +29,11 @@ pub fn tests() -> Vec<Test> {
         mmio::TESTS,
         mmio_insn::TESTS,
         events::TESTS,
+        forced::TESTS,
         cpu::TESTS,
         fpu::TESTS,
         memory::TESTS,
+        tasks::TESTS,
         threads::TESTS,
         host::TESTS,
         trace::TESTS,
