@@ -47,11 +47,12 @@ impl<B: Backend> Loaded<'_, B> {
 
     fn start_job(&mut self) -> Result<Flow> {
         self.count(Stat::InsnEmulation);
-        let fetched = self.fetch();
-        let context = self.context();
-        match Job::new(fetched.bytes(), &self.state.switch.regs, &context) {
-            Ok(job) => *self.state.job = Some(job),
-            Err(e) => {
+        match self.instruction() {
+            Ok(insn) => {
+                let context = self.context();
+                *self.state.job = Some(Job::from_insn(&insn, &self.state.switch.regs, &context));
+            }
+            Err((fetched, e)) => {
                 return Ok(match fetched.fault(e) {
                     Some(e) => {
                         self.raise(e);
@@ -206,12 +207,10 @@ impl<B: Backend> Loaded<'_, B> {
             user,
             implicit: false,
         };
-        self.translate(at, access)
-            .map(|t| t.gpa)
-            .map_err(|e| match e {
-                Some(e) => Met::Answer(Answer::Fault(e)),
-                None => Met::End(self.emulation_failed(&[])),
-            })
+        self.translate_known(at, access).map_err(|e| match e {
+            Some(e) => Met::Answer(Answer::Fault(e)),
+            None => Met::End(self.emulation_failed(&[])),
+        })
     }
 
     fn is_ram(&self, gpa: u64, write: bool) -> bool {

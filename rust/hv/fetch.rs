@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Remembering what instruction fetches found.
+//! Remembering what instruction fetches and page walks found.
 //!
 //! Where the CPU does not tell the length of an intercepted instruction, each exit has to fetch and decode it, through a walk of the
 //! guest's page tables. A guest exits at few places, again and again, so what a fetch found is remembered together with all that it
-//! depended on: the registers, the slots, and each word of guest memory that was read, the page-table entries as well as the code.
-//! It counts only while every one of them is the same. So it gives what a new walk would give, whatever the guest or another vCPU
+//! depended on: the registers, the slots, and each word of guest memory that was read, the page-table entries as well as the code. The
+//! same goes for the walk to the data of an emulated access. It counts only while every one of them is the same. So it gives what a new walk would give, whatever the guest or another vCPU
 //! changes, at the price of one look at each word.
 
 use core::cell::Cell;
@@ -14,98 +14,127 @@ use kernel::prelude::*;
 use crate::hv::backend::Backend;
 use crate::hv::guest_mem::{Fetched, Physical, MAX_INSN};
 use crate::hv::vcpu::Loaded;
-use crate::mmu::gwalk::GuestMem;
+use crate::mmu::gwalk::{Access, GuestMem};
 use crate::mmu::Gpa;
 use crate::model::cr::{cr0, efer};
 use crate::model::emu::decode::{decode, DecodeError};
-use crate::model::emu::insn::Kind;
+use crate::model::emu::insn::{Insn, Kind};
 use crate::model::event::Exception;
 use crate::model::regs::{rflags, CpuMode, Seg};
 use crate::sys::mm::{self, UserWord};
 
-/// Places that are remembered; a power of two.
+/// Places that are remembered of each kind; a power of two.
 const PLACES: usize = 4;
 /// Words that a fetch can depend on: five levels of page tables, two words of code.
 const WORDS: usize = 7;
 
-/// The registers that decide what is fetched.
+/// The registers that decide where a linear address leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Key {
+struct Place {
     linear: u64,
     cr0: u64,
     cr3: u64,
     cr4: u64,
     efer: u64,
     user: bool,
+}
+
+/// What decides which instruction is at RIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FetchKey {
+    at: Place,
     mode: CpuMode,
 }
 
-/// A fetch, and what it depended on.
-#[derive(Clone, Copy)]
-struct Known {
-    key: Key,
+/// What decides the page of an access to data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct WalkKey {
+    at: Place,
+    write: bool,
+    ac: bool,
+    pkru: u32,
+}
+
+/// What something depended on: words of guest memory, and the slots that say where they are.
+#[derive(Clone, Copy, Default)]
+struct Basis {
     generation: u64,
     words: [UserWord; WORDS],
     count: usize,
-    kind: Kind,
-    len: u8,
 }
 
-impl Known {
-    fn fetched(&self) -> Fetched {
-        let mut fetched = Fetched::default();
-        let code = self.words.iter().take(self.count);
-        // The last two words.
-        let code = code.skip(self.count.saturating_sub(2));
-        for (to, from) in fetched
-            .bytes
-            .iter_mut()
-            .zip(code.flat_map(|word| word.value.to_le_bytes()))
-        {
-            *to = from;
-        }
-        fetched.len = MAX_INSN;
-        fetched
+impl Basis {
+    /// Is all of it as it was?
+    fn holds(&self, generation: u64) -> bool {
+        let words = self.words.get(..self.count).unwrap_or(&[]);
+        self.generation == generation && mm::words_are(words)
     }
 }
 
-/// The fetches that a vCPU remembers.
-pub(crate) struct FetchCache(KVec<Option<Known>>);
+/// An answer, the question, and what makes it hold.
+#[derive(Clone, Copy)]
+struct Known<K, V> {
+    key: K,
+    basis: Basis,
+    value: V,
+}
 
-impl FetchCache {
-    /// None yet, and no room for any: most CPUs never need it.
-    pub(crate) const fn new() -> Self {
-        Self(KVec::new())
-    }
+/// A few answers, each in a place that the linear address of its question chooses.
+struct Table<K, V>(KVec<Option<Known<K, V>>>);
 
-    /// Forgets all: the guest's CPUID changes, which walks depend on too.
-    pub(crate) fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    fn remember(&mut self, known: &Known) {
+impl<K: Copy + PartialEq, V: Copy> Table<K, V> {
+    fn remember(&mut self, linear: u64, known: &Known<K, V>) {
         while self.0.len() < PLACES {
             if self.0.push(None, GFP_KERNEL_ACCOUNT).is_err() {
                 return;
             }
         }
-        if let Some(place) = self.place(&known.key) {
+        if let Some(place) = self.0.get_mut(linear as usize % PLACES) {
             *place = Some(*known);
         }
     }
 
-    /// What is known of this fetch, if it still holds.
-    fn find(&mut self, key: &Key, generation: u64) -> Option<&Known> {
-        let known = self.place(key)?.as_ref()?;
-        let words = known.words.get(..known.count)?;
-        let holds = known.key == *key && known.generation == generation && mm::words_are(words);
-        holds.then_some(known)
+    /// The answer, if it still holds.
+    fn find(&self, linear: u64, key: &K, generation: u64) -> Option<&Known<K, V>> {
+        let known = self.0.get(linear as usize % PLACES)?.as_ref()?;
+        (known.key == *key && known.basis.holds(generation)).then_some(known)
+    }
+}
+
+/// What a vCPU remembers of its fetches and of its walks for data.
+pub(crate) struct FetchCache {
+    fetches: Table<FetchKey, Insn>,
+    /// The guest-physical page of a linear page.
+    walks: Table<WalkKey, u64>,
+}
+
+impl FetchCache {
+    /// Nothing yet, and no room for anything: most CPUs never need it.
+    pub(crate) const fn new() -> Self {
+        Self {
+            fetches: Table(KVec::new()),
+            walks: Table(KVec::new()),
+        }
     }
 
-    fn place(&mut self, key: &Key) -> Option<&mut Option<Known>> {
-        let hash = key.linear ^ key.linear >> 4 ^ key.linear >> 12;
-        self.0.get_mut(hash as usize % PLACES)
+    /// Forgets all: the guest's CPUID changes, which walks depend on too.
+    pub(crate) fn clear(&mut self) {
+        self.fetches.0.clear();
+        self.walks.0.clear();
     }
+}
+
+/// The bytes that the last two words of `basis` hold.
+fn code_of(basis: &Basis) -> Fetched {
+    let mut fetched = Fetched::default();
+    let code = basis.words.iter().take(basis.count);
+    let code = code.skip(basis.count.saturating_sub(2));
+    let bytes = code.flat_map(|word| word.value.to_le_bytes());
+    for (to, from) in fetched.bytes.iter_mut().zip(bytes) {
+        *to = from;
+    }
+    fetched.len = MAX_INSN;
+    fetched
 }
 
 /// What a walk reads, as it reads it.
@@ -158,7 +187,20 @@ impl<B: Backend> GuestMem for Recorder<'_, B> {
 }
 
 impl<B: Backend> Loaded<'_, B> {
-    fn fetch_key(&mut self) -> Key {
+    fn place(&mut self, linear: u64) -> Place {
+        let c = &self.state.controls;
+        let (cr0, cr4, efer) = (c.cr0, c.cr4, c.efer);
+        Place {
+            linear,
+            cr0,
+            cr3: B::cr3(&mut self.state.hw),
+            cr4,
+            efer,
+            user: B::cpl(&mut self.state.hw) == 3,
+        }
+    }
+
+    fn fetch_key(&mut self) -> FetchKey {
         let cs = B::segment(&mut self.state.hw, Seg::Cs);
         let (c, regs) = (&self.state.controls, &self.state.switch.regs);
         let bits64 = c.efer & efer::LMA != 0 && cs.attr.l();
@@ -175,14 +217,8 @@ impl<B: Backend> Loaded<'_, B> {
         } else {
             cs.base.wrapping_add(regs.rip) & 0xffff_ffff
         };
-        let (cr0, cr4, efer) = (c.cr0, c.cr4, c.efer);
-        Key {
-            linear,
-            cr0,
-            cr3: B::cr3(&mut self.state.hw),
-            cr4,
-            efer,
-            user: B::cpl(&mut self.state.hw) == 3,
+        FetchKey {
+            at: self.place(linear),
             mode,
         }
     }
@@ -191,63 +227,143 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn identify(&mut self) -> Result<(Kind, u8), Option<Exception>> {
         let key = self.fetch_key();
         let generation = self.vm.mmu.slots_generation();
-        if let Some(known) = self.state.fetches.find(&key, generation) {
-            return Ok((known.kind, known.len));
+        let fetches = &self.state.fetches.fetches;
+        if let Some(known) = fetches.find(place_of(key.at.linear), &key, generation) {
+            return Ok((known.value.kind(), known.value.len));
         }
-        let fetched = self.fetch_anew(key, generation);
-        describe(&fetched, key.mode).map_err(|e| fetched.fault(e))
+        match self.fetch_anew(key, generation) {
+            Ok(insn) => Ok((insn.kind(), insn.len)),
+            Err((fetched, e)) => Err(fetched.fault(e)),
+        }
     }
 
-    /// Reads the bytes of the instruction at RIP, as many as can be read.
-    pub(crate) fn fetch(&mut self) -> Fetched {
+    /// The instruction at RIP; or the bytes, as many as can be read, and why they are none.
+    pub(crate) fn instruction(&mut self) -> Result<Insn, (Fetched, DecodeError)> {
         let key = self.fetch_key();
         let generation = self.vm.mmu.slots_generation();
-        if let Some(known) = self.state.fetches.find(&key, generation) {
-            return known.fetched();
+        let fetches = &self.state.fetches.fetches;
+        if let Some(known) = fetches.find(place_of(key.at.linear), &key, generation) {
+            return Ok(known.value);
         }
         self.fetch_anew(key, generation)
     }
 
-    /// Fetches, and remembers what can be remembered.
-    #[inline(never)]
-    fn fetch_anew(&mut self, key: Key, generation: u64) -> Fetched {
-        let recorder = Recorder::new(Physical(self.vm));
-        let fetched = self.fetch_from(&recorder, key.linear, key.user);
-        if let Ok((kind, len)) = describe(&fetched, key.mode) {
-            let mut known = Known {
-                key,
-                generation,
-                words: [UserWord::default(); WORDS],
-                count: 0,
-                kind,
-                len,
-            };
-            if self.depends(&mut known, &recorder, &fetched).is_some() {
-                self.state.fetches.remember(&known);
-            }
+    /// The bytes of the instruction at RIP, as many as can be read.
+    pub(crate) fn fetch(&mut self) -> Fetched {
+        let key = self.fetch_key();
+        let generation = self.vm.mmu.slots_generation();
+        let fetches = &self.state.fetches.fetches;
+        if let Some(known) = fetches.find(place_of(key.at.linear), &key, generation) {
+            return code_of(&known.basis);
         }
-        fetched
+        self.fetch_from(&Physical(self.vm), key.at.linear, key.at.user)
     }
 
-    /// Writes down what a fetch depended on, if that can be said by a few words.
+    /// Fetches and decodes, and remembers what can be remembered.
     #[inline(never)]
-    fn depends(
-        &self,
-        known: &mut Known,
+    fn fetch_anew(
+        &mut self,
+        key: FetchKey,
+        generation: u64,
+    ) -> Result<Insn, (Fetched, DecodeError)> {
+        let recorder = Recorder::new(Physical(self.vm));
+        let fetched = self.fetch_from(&recorder, key.at.linear, key.at.user);
+        let insn = match decode(fetched.bytes(), key.mode) {
+            Ok(insn) => insn,
+            Err(e) => return Err((fetched, e)),
+        };
+        self.remember_fetch(&key, generation, &recorder, &fetched, &insn);
+        Ok(insn)
+    }
+
+    #[inline(never)]
+    fn remember_fetch(
+        &mut self,
+        key: &FetchKey,
+        generation: u64,
         recorder: &Recorder<'_, B>,
         fetched: &Fetched,
-    ) -> Option<()> {
+        insn: &Insn,
+    ) {
+        let mut known = Known {
+            key: *key,
+            basis: Basis::default(),
+            value: *insn,
+        };
+        known.basis.generation = generation;
+        let path = self.path(&mut known.basis, &key.at, recorder);
+        if path
+            .and_then(|()| self.code(&mut known.basis, fetched))
+            .is_some()
+        {
+            let table = &mut self.state.fetches.fetches;
+            table.remember(place_of(key.at.linear), &known);
+        }
+    }
+
+    /// The guest-physical address of an access to data. The fault is the guest's page fault, or None when the guest's page tables
+    /// are not in memory.
+    pub(crate) fn translate_known(
+        &mut self,
+        linear: u64,
+        access: Access,
+    ) -> Result<u64, Option<Exception>> {
+        let offset = linear & 0xfff;
+        let key = WalkKey {
+            at: self.place(linear & !0xfff),
+            write: access.write,
+            ac: self.state.switch.regs.rflags & rflags::AC != 0,
+            pkru: self.state.switch.pkru,
+        };
+        let generation = self.vm.mmu.slots_generation();
+        let walks = &self.state.fetches.walks;
+        if let Some(known) = walks.find(linear >> 12, &key, generation) {
+            return Ok(known.value | offset);
+        }
+        self.walk_anew(&key, generation, linear, access)
+    }
+
+    #[inline(never)]
+    fn walk_anew(
+        &mut self,
+        key: &WalkKey,
+        generation: u64,
+        linear: u64,
+        access: Access,
+    ) -> Result<u64, Option<Exception>> {
+        let recorder = Recorder::new(Physical(self.vm));
+        let gpa = self.translate_in(&recorder, linear, access)?.gpa;
+        let mut known = Known {
+            key: *key,
+            basis: Basis::default(),
+            value: gpa & !0xfff,
+        };
+        known.basis.generation = generation;
+        if self.path(&mut known.basis, &key.at, &recorder).is_some() {
+            self.state.fetches.walks.remember(linear >> 12, &known);
+        }
+        Ok(gpa)
+    }
+
+    /// Writes down the page-table entries that a walk went through, if they can be said by a few words.
+    fn path(&self, basis: &mut Basis, at: &Place, recorder: &Recorder<'_, B>) -> Option<()> {
         // PAE paging has its first level in registers.
-        if known.key.cr0 & cr0::PG != 0 && known.key.efer & efer::LMA == 0 {
+        if at.cr0 & cr0::PG != 0 && at.efer & efer::LMA == 0 {
             return None;
         }
-        let code = fetched.code?;
         let count = recorder.count.get();
         let found = recorder.words.get();
-        for (to, (gpa, value)) in known.words.iter_mut().zip(found).take(count) {
+        for (to, (gpa, value)) in basis.words.iter_mut().zip(found).take(count) {
             let hva = self.vm.mmu.user_address(Gpa(gpa))?;
             *to = UserWord { hva, value };
         }
+        basis.count = count;
+        (count <= WORDS).then_some(())
+    }
+
+    /// And the code.
+    fn code(&self, basis: &mut Basis, fetched: &Fetched) -> Option<()> {
+        let code = fetched.code?;
         let hva = self.vm.mmu.user_address(Gpa(code))?;
         // Sixteen bytes, of which the last is not of the instruction: what it is does not matter, but that it is the same.
         let mut bytes = [0u8; 16];
@@ -257,19 +373,17 @@ impl<B: Backend> Loaded<'_, B> {
             return None;
         }
         for (n, chunk) in bytes.chunks_exact(8).enumerate() {
-            *known.words.get_mut(count.saturating_add(n))? = UserWord {
+            *basis.words.get_mut(basis.count)? = UserWord {
                 hva: hva.wrapping_add((n as u64).wrapping_mul(8)),
                 value: u64::from_le_bytes(chunk.try_into().ok()?),
             };
+            basis.count = basis.count.saturating_add(1);
         }
-        known.count = count.saturating_add(2);
         Some(())
     }
 }
 
-/// What the fetched instruction is, and its length.
-#[inline(never)]
-fn describe(fetched: &Fetched, mode: CpuMode) -> Result<(Kind, u8), DecodeError> {
-    let insn = decode(fetched.bytes(), mode)?;
-    Ok((insn.kind(), insn.len))
+/// Spreads code addresses over the places.
+const fn place_of(linear: u64) -> u64 {
+    linear ^ linear >> 4 ^ linear >> 12
 }

@@ -89,17 +89,9 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
-    /// Translates a linear address for an access. The fault is the guest's page fault, or None when the guest's page tables
-    /// are not in memory.
-    pub(crate) fn translate(
-        &mut self,
-        linear: u64,
-        access: Access,
-    ) -> Result<Translation, Option<Exception>> {
-        self.translate_in(&Physical(self.vm), linear, access)
-    }
-
-    fn translate_in(
+    /// Translates a linear address for an access, reading `memory`. The fault is the guest's page fault, or None when the guest's page
+    /// tables are not in memory.
+    pub(super) fn translate_in(
         &mut self,
         memory: &impl GuestMem,
         linear: u64,
