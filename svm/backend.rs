@@ -53,6 +53,7 @@ impl CpuVirt for Svm {
 
 impl Backend for Svm {
     const VENDOR: &'static str = "AMD SVM";
+    const HYPERCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
     const PDPTRS_IN_CONTROL_BLOCK: bool = false;
     const INJECTS_WITH_LENGTH: bool = false;
     type Pte = Npt;
@@ -125,8 +126,8 @@ impl Backend for Svm {
         // Writes of CR0, CR4 and CR8, which are checked; CR3 needs no exit.
         v.set_intercept_cr(1 << 16 | 1 << 20 | 1 << 24);
         v.set_intercept_dr(u32::MAX);
-        // #DB and #AC can be raised without end inside of the CPU, and #MC is the host's.
-        v.set_intercept_exceptions(1 << 1 | 1 << 17 | 1 << 18);
+        // #DB and #AC can be raised without end inside of the CPU, and #MC is the host's; #UD may be for the emulator.
+        v.set_intercept_exceptions(1 << 1 | 1 << 6 | 1 << 17 | 1 << 18);
         v.set_iopm_base(iopm);
         v.set_msrpm_base(msrpm);
         v.set_vintr(vintr::MASKING);

@@ -2,6 +2,16 @@
 //! Exit codes and what comes with them (AMD APM volume 2, "SVM Intercept Exit Codes").
 #![forbid(unsafe_code)]
 
+/// Bits of EXITINFO2 after a task switch.
+pub mod task {
+    /// By IRET.
+    pub const IRET: u64 = 1 << 36;
+    /// By a far jump.
+    pub const JMP: u64 = 1 << 38;
+    /// The low half holds the error code of an exception.
+    pub const ERROR: u64 = 1 << 44;
+}
+
 /// Exit codes.
 pub mod code {
     /// Read of CR0; CRn is this plus n.
@@ -18,6 +28,8 @@ pub mod code {
     pub const WRITE_DR15: u64 = 0x3f;
     /// Exception 0; vector n is this plus n.
     pub const EXCEPTION: u64 = 0x40;
+    /// #UD.
+    pub const UNDEFINED: u64 = 0x46;
     /// Exception 31, the last.
     pub const EXCEPTION_LAST: u64 = 0x5f;
     /// Physical interrupt.

@@ -5,7 +5,7 @@
 use kernel::prelude::*;
 
 use super::backend::Svm;
-use super::exit::{code, Assist, IoInfo};
+use super::exit::{code, task, Assist, IoInfo};
 use super::vmcb::event;
 use crate::hv::backend::{Backend, Flow};
 use crate::hv::fault::Delivery;
@@ -14,6 +14,7 @@ use crate::hv::vcpu::Loaded;
 use crate::hv::{cpuid, cr, fault, msr};
 use crate::mmu::SecondStageFault;
 use crate::model::emu::insn::Kind;
+use crate::model::emu::job::{TaskReason, TaskSwitch};
 use crate::model::event::{vector, Exception};
 use crate::sys::cpu;
 
@@ -50,6 +51,7 @@ pub(super) fn handle(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
 fn rare(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
     match exit {
         code::READ_CR0..=code::WRITE_DR15 => register_access(cx, exit),
+        code::UNDEFINED => cx.undefined_opcode(),
         code::EXCEPTION..=code::EXCEPTION_LAST => Ok(exception(cx, (exit & 0x1f) as u8)),
         // Taken by the host when interrupts were enabled again.
         code::SMI | code::INIT => Ok(Flow::Resume),
@@ -66,7 +68,7 @@ fn rare(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
             cx.raise_gp();
             Ok(Flow::Resume)
         }
-        code::TASK_SWITCH => Ok(cx.emulation_failed(&[])),
+        code::TASK_SWITCH => task_switch(cx),
         code::VMMCALL => after(cx, Kind::Vmmcall, |cx, len| Ok(cx.hypercall(len))),
         // SVM, MONITOR and RDPRU are not offered to the guest; neither is a hypercall yet.
         code::RSM
@@ -114,6 +116,46 @@ fn register_access(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
         _ => return cx.emulate(),
     };
     Ok(cx.conclude(done, next.wrapping_sub(rip) as u8 & 0xf))
+}
+
+/// A task switch, which the CPU has checked and left to us. What it was delivering through a task gate is delivered by
+/// the switch.
+fn task_switch(cx: &mut Cx<'_>) -> Result<Flow> {
+    let v = cx.state.hw.vmcb();
+    let (info1, info2, was) = (v.exit_info1(), v.exit_info2(), v.exit_int_info());
+    let reason = match () {
+        () if info2 & task::IRET != 0 => TaskReason::Iret,
+        () if info2 & task::JMP != 0 => TaskReason::Jmp,
+        () if was & event::VALID != 0 => TaskReason::Gate,
+        () => TaskReason::Call,
+    };
+    let mut error = None;
+    let mut soft = true;
+    if reason == TaskReason::Gate {
+        let vector = (was & event::VECTOR) as u8;
+        soft = match was & event::TYPE {
+            event::SOFT => true,
+            event::EXCEPTION => vector == vector::BP || vector == vector::OF,
+            _ => false,
+        };
+        if info2 & task::ERROR != 0 {
+            error = Some(info2 as u16);
+        }
+        if was & event::TYPE == event::NMI {
+            Svm::set_nmi_masked(&mut cx.state.hw, true);
+        }
+        cx.state.events.complete(None);
+    }
+    if soft {
+        // What an instruction asked for comes back behind it.
+        let Ok((_, len)) = cx.identify() else {
+            return Ok(Flow::Resume);
+        };
+        let rip = cx.state.switch.regs.rip.wrapping_add(len.into());
+        cx.state.switch.regs.rip = rip & 0xffff_ffff;
+    }
+    let selector = info1 as u16;
+    cx.task_switch(TaskSwitch { selector, reason }, error)
 }
 
 /// Runs `then` with the length of the intercepted instruction: from the CPU where it tells, else by decoding. What is found at

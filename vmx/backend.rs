@@ -112,6 +112,7 @@ impl CpuVirt for Vmx {
 
 impl Backend for Vmx {
     const VENDOR: &'static str = "Intel VMX";
+    const HYPERCALL: [u8; 3] = [0x0f, 0x01, 0xc1];
     const PDPTRS_IN_CONTROL_BLOCK: bool = true;
     const INJECTS_WITH_LENGTH: bool = true;
     type Pte = Ept;

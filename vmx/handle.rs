@@ -5,7 +5,9 @@
 use kernel::prelude::*;
 
 use super::backend::{Exit, Vmx};
-use super::exit::{interruptibility, Basic, CrAccess, DrAccess, Io, Kind};
+use super::exit::{
+    interruptibility, Basic, CrAccess, DrAccess, Io, Kind, TaskSwitch, TaskSwitchBy,
+};
 use super::fields as f;
 use crate::hv::backend::{Backend, Flow};
 use crate::hv::fault::Delivery;
@@ -14,6 +16,7 @@ use crate::hv::vcpu::Loaded;
 use crate::hv::{cpuid, cr, fault, msr};
 use crate::mmu::SecondStageFault;
 use crate::model::cr::{cr0, dr6, lmsw, rflags};
+use crate::model::emu::job::{self, TaskReason};
 use crate::model::event::{vector, Exception};
 use crate::sys::cpu;
 use crate::uapi;
@@ -61,6 +64,7 @@ pub(super) fn handle(cx: &mut Cx<'_>, exit: Exit) -> Result<Flow> {
 
 fn rare(cx: &mut Cx<'_>, exit: Exit, reason: Basic, len: u8) -> Result<Flow> {
     match reason {
+        Basic::ExceptionOrNmi if exit.info.exception() == Some(vector::UD) => cx.undefined_opcode(),
         Basic::ExceptionOrNmi => Ok(exception(cx, exit, len)),
         Basic::NmiWindow => {
             Vmx::set_nmi_window(&mut cx.state.hw, false);
@@ -74,7 +78,7 @@ fn rare(cx: &mut Cx<'_>, exit: Exit, reason: Basic, len: u8) -> Result<Flow> {
             cx.raise_gp();
             Ok(Flow::Resume)
         }
-        Basic::TaskSwitch => Ok(cx.emulation_failed(&[])),
+        Basic::TaskSwitch => task_switch(cx, exit, len),
         Basic::EptMisconfiguration => Err(cx
             .vm
             .kill("an entry of the second-stage tables is malformed")),
@@ -109,6 +113,37 @@ fn unexpected(cx: &mut Cx<'_>, exit: Exit) -> Flow {
     cx.run
         .internal_error(uapi::KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, &data);
     Flow::User
+}
+
+/// A task switch, which the processor has checked and left to us. What it was delivering through a task gate is
+/// delivered by the switch.
+fn task_switch(cx: &mut Cx<'_>, exit: Exit, len: u8) -> Result<Flow> {
+    let qualification = cx.state.hw.vmcs.read(f::EXIT_QUALIFICATION);
+    let task = TaskSwitch::decode(qualification);
+    let event = exit.vectoring;
+    let (reason, gate) = match task.by {
+        TaskSwitchBy::Call => (TaskReason::Call, false),
+        TaskSwitchBy::Iret => (TaskReason::Iret, false),
+        TaskSwitchBy::Jmp => (TaskReason::Jmp, false),
+        TaskSwitchBy::Gate => (TaskReason::Gate, true),
+    };
+    let mut error = None;
+    if gate && event.valid() {
+        if event.has_error_code() {
+            error = Some(cx.state.hw.vmcs.read(f::IDT_VECTORING_ERROR_CODE) as u16);
+        }
+        if event.is_nmi() {
+            Vmx::set_nmi_masked(&mut cx.state.hw, true);
+        }
+        cx.state.events.complete(None);
+    }
+    // What an instruction asked for comes back behind it.
+    if !gate || !event.valid() || event.kind().is_some_and(Kind::needs_length) {
+        let rip = cx.state.switch.regs.rip.wrapping_add(len.into());
+        cx.state.switch.regs.rip = rip & 0xffff_ffff;
+    }
+    let selector = task.selector;
+    cx.task_switch(job::TaskSwitch { selector, reason }, error)
 }
 
 fn ept_violation(cx: &mut Cx<'_>, exit: Exit) -> Result<Flow> {

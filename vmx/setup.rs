@@ -15,8 +15,8 @@ use crate::sys::page::Pages;
 
 const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
 
-/// #DB and #AC can be raised without end inside of the processor, and #MC is the host's.
-pub(super) const EXCEPTIONS: u32 = 1 << 1 | 1 << 17 | 1 << 18;
+/// #DB and #AC can be raised without end inside of the processor, and #MC is the host's; #UD may be for the emulator.
+pub(super) const EXCEPTIONS: u32 = 1 << 1 | 1 << 6 | 1 << 17 | 1 << 18;
 
 /// What a new VMCS is made of. The pages belong to the module or the VM, and outlive the VMCS.
 pub(super) struct Init<'a> {

@@ -74,6 +74,8 @@ pub(crate) struct Shadow {
 pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     /// For messages.
     const VENDOR: &'static str;
+    /// The instruction by which a guest calls the hypervisor.
+    const HYPERCALL: [u8; 3];
     /// Hardware loads the guest's PDPTEs from the VMCS rather than from memory, so they have to be written there.
     const PDPTRS_IN_CONTROL_BLOCK: bool;
     /// An exception that an instruction raises is injected with the instruction's length; otherwise RIP has to be past it.

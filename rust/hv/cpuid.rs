@@ -8,6 +8,8 @@ use crate::hv::vcpu::Loaded;
 use crate::hv::{host, user};
 use crate::model::cpuid::{self, BadCpuid, Entry, Shown, MAX_ENTRIES};
 use crate::model::cpuid_host;
+use crate::model::emu::job::Answer;
+use crate::model::event::Exception;
 use crate::model::guest::GuestFeatures;
 use crate::model::msr;
 use crate::model::regs::{RAX, RBX, RCX, RDX};
@@ -30,6 +32,16 @@ pub(crate) fn execute<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flo
     regs.set(RDX, edx.into());
     cx.skip(len);
     Ok(Flow::Resume)
+}
+
+/// CPUID for the emulator: the four registers, or #GP where user mode may not use it.
+pub(crate) fn look_up<B: Backend>(cx: &mut Loaded<'_, B>, leaf: u32, subleaf: u32) -> Answer {
+    let faults = msr::cpuid_faults(&*cx.state.msrs, B::cpl(&mut cx.state.hw));
+    if faults || refresh(cx).is_err() {
+        return Answer::Fault(Exception::protection(0));
+    }
+    let regs = cpuid::execute(&cx.state.cpuid, leaf, subleaf).regs;
+    Answer::Vector(regs.map(u64::from))
 }
 
 fn shown<B: Backend>(cx: &Loaded<'_, B>) -> Shown {

@@ -4,19 +4,17 @@
 use kernel::prelude::*;
 
 use crate::hv::backend::{Backend, Flow, Shadow};
-use crate::hv::guest_mem::MAX_INSN;
 use crate::hv::io::{trace_mmio, trace_port, JobWait, Pending};
 use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::gwalk::Access;
 use crate::mmu::Gpa;
 use crate::model::cr::dr6;
-use crate::model::emu::job::{self, Answer, Job, Need};
+use crate::model::emu::job::{self, AccessAs, Answer, Job, Need, TaskSwitch};
 use crate::model::event::Exception;
 use crate::model::ioevent::Bus;
 use crate::sys::run_page::{PIO_OFFSET, PIO_SIZE};
 use crate::sys::trace;
-use crate::uapi;
 
 /// Most steps that one instruction may take before the guest is entered again: a bound for our own mistakes, since
 /// the emulator yields by itself in long string instructions.
@@ -78,6 +76,18 @@ impl<B: Backend> Loaded<'_, B> {
             }
         }
         self.drive_job(Answer::Start)
+    }
+
+    /// Carries out a task switch. RIP is what the old task goes on with; `error` is pushed on the new one's stack.
+    pub(crate) fn task_switch(&mut self, switch: TaskSwitch, error: Option<u16>) -> Result<Flow> {
+        self.set_task_switch(switch, error);
+        self.drive_job(Answer::Start)
+    }
+
+    fn set_task_switch(&mut self, switch: TaskSwitch, error: Option<u16>) {
+        let context = self.context();
+        let job = Job::task_switch(switch, error, &self.state.switch.regs, &context);
+        *self.state.job = Some(job);
     }
 
     fn step_job(&mut self, answer: Answer) -> Result<Need> {
@@ -154,55 +164,24 @@ impl<B: Backend> Loaded<'_, B> {
             } => self.write_port(port, size, count, value),
             Need::PioToMem { at, offset, len } => self.copy_pio(at, offset, len, true),
             Need::MemToPio { at, offset, len } => self.copy_pio(at, offset, len, false),
-            // An I/O intercept comes after the CPU's own check. After another exit, what is at RIP now is not what
-            // exited (another vCPU changed it), and the CPU has to look at it.
-            Need::PortAllowed { .. } if self.state.port_checked => Met::Answer(Answer::Ack),
-            Need::PortAllowed { .. } => Met::End(Flow::Resume),
+            // An I/O intercept comes after the CPU's own check.
+            Need::PortsChecked => Met::Answer(Answer::Value(self.state.port_checked.into())),
             Need::Done(done) => Met::End(self.finish(done)),
             Need::Fault(e) => {
                 self.take_progress();
                 self.raise(e);
                 Met::End(Flow::Resume)
             }
+            Need::TaskSwitch(switch) => {
+                self.take_progress();
+                self.set_task_switch(switch, None);
+                Met::Answer(Answer::Start)
+            }
             Need::Unhandled => {
                 let fetched = self.fetch();
                 Met::End(self.emulation_failed(fetched.bytes()))
             }
             other => Met::Answer(self.register_need(other)),
-        }
-    }
-
-    /// The needs that registers meet.
-    fn register_need(&mut self, need: Need) -> Answer {
-        fn value(r: Result<u64, Exception>) -> Answer {
-            r.map_or_else(Answer::Fault, Answer::Value)
-        }
-        fn ack(r: Result<(), Exception>) -> Answer {
-            r.map_or_else(Answer::Fault, |()| Answer::Ack)
-        }
-        match need {
-            Need::ReadCr { cr } => value(self.read_cr(cr)),
-            Need::WriteCr { cr, value } => ack(self.write_cr(cr, value)),
-            Need::ReadDr { dr } => value(self.read_dr(dr)),
-            Need::WriteDr { dr, value } => ack(self.write_dr(dr, value)),
-            Need::ReadMsr { index } => value(
-                self.guest_read_msr(index)
-                    .map_err(|_| Exception::protection(0)),
-            ),
-            Need::WriteMsr { index, value } => ack(self
-                .guest_write_msr(index, value)
-                .map_err(|_| Exception::protection(0))),
-            Need::Invlpg { .. } => {
-                B::flush_tlb(&mut self.state.hw);
-                Answer::Ack
-            }
-            Need::ReadVec { reg } => Answer::Vector(crate::sys::fpu::read_vector(reg)),
-            Need::WriteVec { reg, value, vex } => {
-                crate::sys::fpu::write_vector(reg, value, vex);
-                Answer::Ack
-            }
-            // Met before.
-            _ => Answer::Fault(Exception::undefined()),
         }
     }
 
@@ -250,12 +229,16 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// The guest-physical address of a data access; a fault is answered to the emulator.
     fn translate_data(&mut self, at: u64, write: bool) -> Result<u64, Met> {
-        let user = B::cpl(&mut self.state.hw) == 3;
+        let who = self
+            .state
+            .job
+            .as_ref()
+            .map_or(AccessAs::Current, Job::access_as);
         let access = Access {
             write,
             fetch: false,
-            user,
-            implicit: false,
+            user: who == AccessAs::Current && B::cpl(&mut self.state.hw) == 3,
+            implicit: who == AccessAs::System,
         };
         self.translate(at, access)
             .map(|t| t.gpa)
@@ -311,12 +294,16 @@ impl<B: Backend> Loaded<'_, B> {
             Err(met) => return met,
         };
         if self.is_ram(gpa, true) {
-            let (Ok(old), Ok(new)) = (u64::try_from(old), u64::try_from(new)) else {
-                return Met::End(self.emulation_failed(&[]));
+            let done = if len > 8 {
+                self.exchange_wide(gpa, old, new)
+            } else {
+                let (old, new) = (old as u64, new as u64);
+                let r = self.vm.mmu.cmpxchg_guest(Gpa(gpa), len.into(), old, new);
+                r.map(|done| done.is_ok()).ok()
             };
-            return match self.vm.mmu.cmpxchg_guest(Gpa(gpa), len.into(), old, new) {
-                Ok(done) => Met::Answer(Answer::Exchanged(done.is_ok())),
-                Err(_) => Met::End(self.emulation_failed(&[])),
+            return match done {
+                Some(done) => Met::Answer(Answer::Exchanged(done)),
+                None => Met::End(self.emulation_failed(&[])),
             };
         }
         // A device has no atomic accesses: the new value is written to it.
@@ -328,6 +315,17 @@ impl<B: Backend> Loaded<'_, B> {
         self.run
             .mmio(gpa, len.min(8), Some((new as u64).to_le_bytes()));
         Met::User(JobWait::MmioExchanged)
+    }
+
+    /// CMPXCHG16B, which comes here only where it is emulated on purpose: as on the in-tree KVM it is not atomic.
+    fn exchange_wide(&self, gpa: u64, old: u128, new: u128) -> Option<bool> {
+        let mut now = [0u8; 16];
+        self.vm.mmu.read_guest(Gpa(gpa), &mut now).ok()?;
+        if u128::from_le_bytes(now) != old {
+            return Some(false);
+        }
+        let written = self.vm.mmu.write_guest(Gpa(gpa), &new.to_le_bytes());
+        written.map(|()| true).ok()
     }
 
     /// Copies between guest memory and the PIO data page, within one guest page.
@@ -385,34 +383,18 @@ impl<B: Backend> Loaded<'_, B> {
         if !done.repeat {
             B::set_shadow(&mut self.state.hw, shadow);
         }
-        if done.trap {
+        if done.iret {
+            B::set_nmi_masked(&mut self.state.hw, false);
+            self.state.events.set_nmi_masked(false);
+        }
+        if done.halt {
+            return self.halt(0);
+        }
+        if done.task_trap {
+            self.raise(Exception::debug(dr6::BT));
+        } else if done.trap {
             self.raise(Exception::debug(dr6::BS));
         }
         Flow::Resume
-    }
-
-    /// KVM_EXIT_INTERNAL_ERROR, suberror EMULATION, with the bytes of the instruction.
-    pub(crate) fn emulation_failed(&mut self, insn: &[u8]) -> Flow {
-        self.count(Stat::InsnEmulationFail);
-        let mut words = [0u64; 3];
-        let mut bytes = [0u8; 16];
-        for (to, from) in bytes.iter_mut().zip(insn) {
-            *to = *from;
-        }
-        if !insn.is_empty() {
-            // Flags, then the number of bytes and the bytes themselves (kvm_run.emulation_failure).
-            words[0] = u64::from(uapi::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES);
-            let mut packed = [0u8; 16];
-            packed[0] = insn.len().min(MAX_INSN) as u8;
-            for (to, from) in packed.iter_mut().skip(1).zip(bytes) {
-                *to = from;
-            }
-            for (word, chunk) in words.iter_mut().skip(1).zip(packed.chunks_exact(8)) {
-                *word = chunk.try_into().map_or(0, u64::from_le_bytes);
-            }
-        }
-        self.run
-            .internal_error(uapi::KVM_INTERNAL_ERROR_EMULATION, &words);
-        Flow::User
     }
 }

@@ -9,6 +9,8 @@ pub(crate) mod cr;
 pub(crate) mod debug;
 pub(crate) mod device;
 pub(crate) mod emulate;
+mod emulate_fail;
+mod emulate_regs;
 pub(crate) mod events;
 pub(crate) mod fault;
 mod fetch;

@@ -251,6 +251,7 @@ impl<B: Backend> Loaded<'_, B> {
         };
         cx.efer = self.state.controls.efer;
         cx.cpl = B::cpl(&mut self.state.hw);
+        cx.cpu = self.state.features.instructions();
         for n in 0..6 {
             if let Some(seg) = Seg::from_number(n) {
                 *cx.segs.get_mut(seg) = B::segment(&mut self.state.hw, seg);

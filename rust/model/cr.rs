@@ -18,22 +18,12 @@ pub mod cr3 {
 /// Bits of CR4.
 pub mod cr4 {
     pub use crate::model::regs::cr4::*;
-    /// Virtual-8086 mode extensions.
-    pub const VME: u64 = 1 << 0;
-    /// Protected-mode virtual interrupts.
-    pub const PVI: u64 = 1 << 1;
-    /// RDTSC is privileged.
-    pub const TSD: u64 = 1 << 2;
     /// DR4 and DR5 are undefined.
     pub const DE: u64 = 1 << 3;
     /// Machine checks enabled.
     pub const MCE: u64 = 1 << 6;
-    /// RDPMC allowed in user mode.
-    pub const PCE: u64 = 1 << 8;
     /// SIMD floating-point exceptions.
     pub const OSXMMEXCPT: u64 = 1 << 10;
-    /// RDFSBASE and its kin.
-    pub const FSGSBASE: u64 = 1 << 16;
     /// Control-flow enforcement.
     pub const CET: u64 = 1 << 23;
     /// Linear-address masking of supervisor pointers.

@@ -6,6 +6,7 @@ use super::cpuid::{self, Entry, Vendor};
 use super::cpuid_host::HostCaps;
 use super::cr::{cr4, dr6, efer, Limits};
 use super::features::{self, Caps, Feature, Word};
+use super::regs::has;
 
 /// The features and limits of one guest CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,7 @@ pub struct GuestFeatures {
     told_xsaves: bool,
     host_xsaves: bool,
     host_tsc_aux: bool,
+    instructions: u16,
     limits: Limits,
 }
 
@@ -34,9 +36,12 @@ impl GuestFeatures {
         caps.set(features::GBPAGES, host.cpu_has(features::GBPAGES));
         let physical_bits = cpuid::physical_bits(entries);
         let limits = limits(&caps, entries, host, physical_bits);
+        let vendor =
+            cpuid::find(entries, 0).map_or(Vendor::Intel, |e| Vendor::from_leaf0(e.regs()));
         Self {
             caps,
-            vendor: cpuid::find(entries, 0).map_or(Vendor::Intel, |e| Vendor::from_leaf0(e.regs())),
+            vendor,
+            instructions: instructions(&caps, host, vendor),
             host_vendor: host.vendor(),
             physical_bits,
             linear_bits: host.linear_bits(),
@@ -60,6 +65,11 @@ impl GuestFeatures {
     /// What it may write to its registers.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// What the emulator has to know: bits of [`has`].
+    pub fn instructions(&self) -> u16 {
+        self.instructions
     }
 
     /// The maker that the guest sees.
@@ -103,6 +113,37 @@ impl GuestFeatures {
     pub fn tsc_aux(&self) -> bool {
         self.has(features::RDTSCP) || self.has(features::RDPID)
     }
+}
+
+/// Instructions that nothing keeps a guest from, whatever its CPUID says, are there if the CPU has them; the others if the
+/// guest has them.
+fn instructions(caps: &Caps, host: &HostCaps, vendor: Vendor) -> u16 {
+    let of_host = [
+        (has::MOVBE, features::MOVBE),
+        (has::POPCNT, features::POPCNT),
+        (has::SSE42, features::SSE4_2),
+        (has::LZCNT, features::ABM),
+        (has::BMI1, features::BMI1),
+        (has::CX16, features::CX16),
+    ];
+    let of_guest = [
+        (has::RDTSCP, features::RDTSCP),
+        (has::RDPID, features::RDPID),
+        (has::SMAP, features::SMAP),
+        (has::FSGSBASE, features::FSGSBASE),
+    ];
+    let mut all = if vendor.is_amd() { has::AMD } else { 0 };
+    for (bit, feature) in of_host {
+        if host.cpu_has(feature) {
+            all |= bit;
+        }
+    }
+    for (bit, feature) in of_guest {
+        if caps.has(feature) {
+            all |= bit;
+        }
+    }
+    all
 }
 
 fn limits(caps: &Caps, entries: &[Entry], host: &HostCaps, physical_bits: u8) -> Limits {

@@ -97,6 +97,12 @@ pub mod rflags {
     pub const VM: u64 = 1 << 17;
     /// Alignment check; with SMAP, supervisor access to user pages.
     pub const AC: u64 = 1 << 18;
+    /// Virtual interrupt flag.
+    pub const VIF: u64 = 1 << 19;
+    /// Virtual interrupt pending.
+    pub const VIP: u64 = 1 << 20;
+    /// CPUID can be used.
+    pub const ID: u64 = 1 << 21;
 }
 
 /// Bits of CR0.
@@ -127,6 +133,16 @@ pub mod cr0 {
 
 /// Bits of CR4 that the models look at.
 pub mod cr4 {
+    /// Virtual-8086 mode extensions.
+    pub const VME: u64 = 1 << 0;
+    /// Virtual interrupt flag in protected mode.
+    pub const PVI: u64 = 1 << 1;
+    /// RDTSC for level 0 only.
+    pub const TSD: u64 = 1 << 2;
+    /// RDPMC for all levels.
+    pub const PCE: u64 = 1 << 8;
+    /// RDFSBASE and the like.
+    pub const FSGSBASE: u64 = 1 << 16;
     /// Page size extensions (4 MiB pages with 32-bit paging).
     pub const PSE: u64 = 1 << 4;
     /// Physical address extension.
@@ -412,9 +428,42 @@ pub struct Context {
     pub efer: u64,
     /// The current privilege level, 0 to 3.
     pub cpl: u8,
+    /// What the guest's CPU has, of [`has`].
+    pub cpu: u16,
+}
+
+/// What the guest's CPUID offers, as far as it decides what an instruction does.
+pub mod has {
+    /// The vendor is AMD, or one that follows it.
+    pub const AMD: u16 = 1 << 0;
+    /// MOVBE.
+    pub const MOVBE: u16 = 1 << 1;
+    /// POPCNT.
+    pub const POPCNT: u16 = 1 << 2;
+    /// CRC32 and the rest of SSE4.2.
+    pub const SSE42: u16 = 1 << 3;
+    /// LZCNT; without it the encoding is BSR's.
+    pub const LZCNT: u16 = 1 << 4;
+    /// TZCNT; without it the encoding is BSF's.
+    pub const BMI1: u16 = 1 << 5;
+    /// CMPXCHG16B.
+    pub const CX16: u16 = 1 << 6;
+    /// RDTSCP.
+    pub const RDTSCP: u16 = 1 << 7;
+    /// RDPID.
+    pub const RDPID: u16 = 1 << 8;
+    /// CLAC and STAC.
+    pub const SMAP: u16 = 1 << 9;
+    /// RDFSBASE and the like.
+    pub const FSGSBASE: u16 = 1 << 10;
 }
 
 impl Context {
+    /// Whether the guest's CPU has `what`, one of [`has`].
+    pub const fn has(&self, what: u16) -> bool {
+        self.cpu & what != 0
+    }
+
     /// Protected mode (including long mode), and not virtual-8086 mode.
     pub const fn protected(&self, rflags: u64) -> bool {
         self.cr0 & cr0::PE != 0 && rflags & self::rflags::VM == 0

@@ -83,6 +83,8 @@ unsafe extern "C" {
         xcr0: u64,
         pkru: *mut u32,
     ) -> c_int;
+    pub(crate) fn lodge_fpu_x87_words() -> u32;
+    pub(crate) fn lodge_fpu_x87_init();
     pub(crate) fn lodge_fpu_read_vector(n: u8, value: *mut u64);
     pub(crate) fn lodge_fpu_write_vector(n: u8, value: *const u64, zero_upper: bool);
     pub(crate) safe fn lodge_lfence_serializing() -> bool;

@@ -126,3 +126,15 @@ pub(crate) fn write_vector(n: u8, value: [u64; 4], zero_upper: bool) {
     // SAFETY: the shim reads 32 bytes.
     unsafe { ffi::lodge_fpu_write_vector(n, value.as_ptr(), zero_upper) };
 }
+
+/// The x87 control word (low half) and status word (high half) of the guest whose FPU state this thread has loaded.
+pub(crate) fn x87_words() -> u32 {
+    // SAFETY: reads registers.
+    unsafe { ffi::lodge_fpu_x87_words() }
+}
+
+/// Executes FNINIT on that state.
+pub(crate) fn x87_init() {
+    // SAFETY: the guest's registers are in the CPU.
+    unsafe { ffi::lodge_fpu_x87_init() };
+}

@@ -25,19 +25,8 @@ static struct lodge_params params = {
 module_param_named(ignore_msrs, params.ignore_msrs, bool, 0644);
 MODULE_PARM_DESC(ignore_msrs, "Unknown MSRs read as 0 and swallow writes, instead of #GP");
 
-/* Tests read whether the prefix works: it must not say yes as long as it does not. */
-static int prefix_set(const char *text, const struct kernel_param *kp)
-{
-	int value, r = kstrtoint(text, 0, &value);
-
-	if (r)
-		return r;
-	return value ? -EOPNOTSUPP : 0;
-}
-
-static const struct kernel_param_ops prefix_ops = { .set = prefix_set, .get = param_get_int };
-module_param_cb(force_emulation_prefix, &prefix_ops, &params.force_emulation_prefix, 0444);
-MODULE_PARM_DESC(force_emulation_prefix, "UD2 followed by \"kvm\" forces emulation of the next instruction: not there yet, only 0 is taken");
+module_param_named(force_emulation_prefix, params.force_emulation_prefix, int, 0644);
+MODULE_PARM_DESC(force_emulation_prefix, "UD2 followed by \"kvm\" makes the guest's next instruction an emulated one; 2 clears RFLAGS.RF too");
 /* The in-tree module's words, but at load only. What it shows is what came of it. */
 static int nx_huge_pages_set(const char *text, const struct kernel_param *kp)
 {

@@ -12,7 +12,8 @@ use kernel::ffi::c_int;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Params {
-    force_emulation_prefix: c_int,
+    /// UD2 and "kvm" before an instruction have it emulated; bit 1: RFLAGS.RF is cleared.
+    pub(crate) force_emulation_prefix: c_int,
     /// Guests execute from small leaves only: 1, or 0, or less for "if the CPU needs it".
     pub(crate) nx_huge_pages: c_int,
     /// Unknown MSRs read as 0 and swallow writes.

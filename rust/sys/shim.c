@@ -365,6 +365,24 @@ static void guest_fpregs_get(void)
 #define WRITE_YMM(i) case i: asm volatile("vmovdqu %0, %%ymm" #i : : "m"(*v)); break;
 #define WRITE_XMM(i) case i: asm volatile("movdqu %0, %%xmm" #i : : "m"(*v)); break;
 
+u32 lodge_fpu_x87_words(void)
+{
+	u16 control, status;
+
+	guest_fpregs_get();
+	asm volatile("fnstcw %0" : "=m" (control));
+	asm volatile("fnstsw %0" : "=m" (status));
+	fpregs_unlock();
+	return control | (u32)status << 16;
+}
+
+void lodge_fpu_x87_init(void)
+{
+	guest_fpregs_get();
+	asm volatile("fninit");
+	fpregs_unlock();
+}
+
 struct vector { u64 q[4]; };
 
 void lodge_fpu_read_vector(u8 n, u64 *value)

@@ -36,6 +36,8 @@ bool lodge_has_vmx(void);
 bool lodge_has_xsave(void);
 bool lodge_lfence_serializing(void);
 bool lodge_null_seg_clears_base(void);
+u32 lodge_fpu_x87_words(void);
+void lodge_fpu_x87_init(void);
 void lodge_fpu_read_vector(u8 n, u64 *value);
 void lodge_fpu_write_vector(u8 n, const u64 *value, bool zero_upper);
 u32 lodge_cpu_capability(unsigned int word);

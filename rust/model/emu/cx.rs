@@ -4,22 +4,50 @@
 
 use super::alu;
 use super::insn::{Base, Insn, Kind};
-use super::job::{Log, Need, Run, Shadow, Stop};
+use super::job::{AccessAs, Need, Run, Shadow, Stop, Table};
+use super::log::{unpack, Cursor, Log};
 use super::table::Arg;
 use crate::model::event::{vector, Exception};
-use crate::model::regs::{cr0, rflags, Context, CpuMode, Regs, Seg, RAX, RCX, RDX, RSP};
+use crate::model::regs::{cr0, rflags, Context, CpuMode, Regs, Seg, Segment, RAX, RCX, RDX};
 
 /// One run of an instruction's code.
 pub(super) struct Cx<'a> {
     pub(super) insn: &'a Insn,
     pub(super) ctx: &'a Context,
     log: &'a Log,
-    cursor: u8,
+    cursor: Cursor,
+    pub(super) access_as: AccessAs,
+    /// GDTR and LDTR, as soon as they were asked for.
+    pub(super) gdt: Option<Segment>,
+    pub(super) ldt: Option<Segment>,
     /// The working copy, committed at the end.
     pub(super) regs: Regs,
     pub(super) shadow: Shadow,
     /// Where a branch goes.
     pub(super) target: Option<u64>,
+    /// IRET: it sets RF itself, and unblocks NMIs.
+    pub(super) iret: bool,
+    /// A software interrupt was delivered: the single-step trap is lost.
+    pub(super) delivered: bool,
+    /// How many runs came before that ended with [`super::job::Flow::Phase`].
+    pub(super) phase: u8,
+    /// Selectors that later phases find in the context.
+    pub(super) selectors: Option<[u16; 6]>,
+    /// The new task's TSS asks for a #DB.
+    pub(super) task_trap: bool,
+}
+
+/// What a run leaves behind.
+pub(super) struct End {
+    pub(super) regs: Regs,
+    pub(super) shadow: Shadow,
+    pub(super) target: Option<u64>,
+    pub(super) access_as: AccessAs,
+    pub(super) carried: bool,
+    pub(super) iret: bool,
+    pub(super) delivered: bool,
+    pub(super) selectors: Option<[u16; 6]>,
+    pub(super) task_trap: bool,
 }
 
 const PAGE: u64 = 4096;
@@ -35,27 +63,75 @@ impl<'a> Cx<'a> {
             insn,
             ctx,
             log,
-            cursor: 0,
+            cursor: Cursor::default(),
+            access_as: AccessAs::Current,
+            gdt: None,
+            ldt: None,
             regs,
             shadow: Shadow::None,
             target: None,
+            iret: false,
+            delivered: false,
+            phase: 0,
+            selectors: None,
+            task_trap: false,
+        }
+    }
+
+    /// What is left after the run.
+    pub(super) fn end(self) -> End {
+        End {
+            regs: self.regs,
+            shadow: self.shadow,
+            target: self.target,
+            access_as: self.access_as,
+            carried: self.cursor.carried,
+            iret: self.iret,
+            delivered: self.delivered,
+            selectors: self.selectors,
+            task_trap: self.task_trap,
         }
     }
 
     /// The answer to `need` as one word, or the stop that asks for it.
     pub(super) fn ask(&mut self, need: Need) -> Run<u64> {
-        let word = self.log.get(self.cursor).ok_or(Stop::Need(need))?;
-        self.cursor = self.cursor.wrapping_add(1);
+        let [word] = self.cursor.next(self.log).ok_or(Stop::Need(need))?;
         Ok(word)
+    }
+
+    /// As [`Self::ask`] where only the arrival of the answer counts.
+    pub(super) fn tell(&mut self, need: Need) -> Run<()> {
+        let [] = self.cursor.next(self.log).ok_or(Stop::Need(need))?;
+        Ok(())
+    }
+
+    /// As [`Self::ask`] for a word that nothing but the very next question depends on.
+    pub(super) fn ask_carried(&mut self, need: Need) -> Run<u64> {
+        self.cursor.next_carried(self.log).ok_or(Stop::Need(need))
     }
 
     /// As [`Self::ask`] for an answer of four words.
     pub(super) fn ask_vector(&mut self, need: Need) -> Run<[u64; 4]> {
-        let mut words = [0; 4];
-        for word in &mut words {
-            *word = self.ask(need)?;
-        }
-        Ok(words)
+        self.cursor.next(self.log).ok_or(Stop::Need(need))
+    }
+
+    /// A table register.
+    pub(super) fn table(&mut self, table: Table) -> Run<Segment> {
+        let need = Need::ReadTable { table };
+        let words = self.cursor.next(self.log).ok_or(Stop::Need(need))?;
+        Ok(unpack(words))
+    }
+
+    /// Makes accesses with the rights of `who` while `body` runs.
+    pub(super) fn access<T>(
+        &mut self,
+        who: AccessAs,
+        body: impl FnOnce(&mut Self) -> Run<T>,
+    ) -> Run<T> {
+        self.access_as = who;
+        let result = body(self)?;
+        self.access_as = AccessAs::Current;
+        Ok(result)
     }
 
     /// A fault with error code zero, where the mode has error codes.
@@ -67,12 +143,39 @@ impl<'a> Cx<'a> {
         })
     }
 
+    /// A fault whose error code names a selector.
+    pub(super) const fn selector_fault(vector: u8, selector: u16) -> Stop {
+        Stop::Fault(Exception::with_error(vector, selector as u32 & 0xfffc))
+    }
+
     pub(super) fn gp(&self) -> Stop {
         self.fault(vector::GP)
     }
 
     pub(super) const fn ud() -> Stop {
         Stop::Fault(Exception::undefined())
+    }
+
+    /// Protected mode (with long mode), not virtual-8086 mode, as the instruction began.
+    pub(super) fn protected(&self) -> bool {
+        self.ctx.protected(self.regs.rflags)
+    }
+
+    pub(super) fn vm86(&self) -> bool {
+        self.ctx.cr0 & cr0::PE != 0 && self.regs.rflags & rflags::VM != 0
+    }
+
+    pub(super) fn iopl(&self) -> u8 {
+        (self.regs.rflags >> 12) as u8 & 3
+    }
+
+    /// #GP unless at privilege level 0.
+    pub(super) fn privileged(&self) -> Run<()> {
+        if self.ctx.cpl == 0 {
+            Ok(())
+        } else {
+            Err(self.gp())
+        }
     }
 
     pub(super) fn long_mode(&self) -> bool {
@@ -145,13 +248,13 @@ impl<'a> Cx<'a> {
             self.aligned(at, size)?;
             return Ok(at);
         }
-        if self.ctx.protected(self.regs.rflags) {
+        if self.protected() {
             self.type_check(seg, write)?;
         }
         let attr = segment.attr;
         let end = offset.checked_add(last).ok_or(self.fault(vector))?;
         // Expand-down: a data segment with type bit 2. Outside of protected mode the type means nothing.
-        let down = self.ctx.protected(self.regs.rflags) && attr.kind() & 0xc == 4;
+        let down = self.protected() && attr.kind() & 0xc == 4;
         let upper = if attr.db() { 0xffff_ffff } else { 0xffff };
         let limit = u64::from(segment.limit);
         let inside = if down {
@@ -215,7 +318,7 @@ impl<'a> Cx<'a> {
     /// The next linear address after `count` bytes.
     pub(super) fn advance(&self, at: u64, count: u64) -> u64 {
         let next = at.wrapping_add(count);
-        if self.long_mode() {
+        if self.long_mode() || self.access_as == AccessAs::System && self.ctx.long() {
             next
         } else {
             next & 0xffff_ffff
@@ -271,7 +374,7 @@ impl<'a> Cx<'a> {
     /// As [`Self::write`], without the check.
     pub(super) fn write_parts(&mut self, at: u64, size: u8, value: u64) -> Run<()> {
         let first = to_page_end(at).min(u64::from(size)) as u8;
-        self.ask(Need::Write {
+        self.tell(Need::Write {
             at,
             len: first,
             value: value & alu_mask(first),
@@ -281,12 +384,11 @@ impl<'a> Cx<'a> {
         }
         let rest = size.wrapping_sub(first);
         let high = value.wrapping_shr(u32::from(first).wrapping_mul(8));
-        self.ask(Need::Write {
+        self.tell(Need::Write {
             at: self.advance(at, u64::from(first)),
             len: rest,
             value: high & alu_mask(rest),
-        })?;
-        Ok(())
+        })
     }
 
     /// Replaces `old` by `new` with a locked access; where it would cross a page, with a plain one.
@@ -300,16 +402,12 @@ impl<'a> Cx<'a> {
             }
             return Ok(());
         }
-        let done = self.ask(Need::CmpXchg {
+        self.tell(Need::CmpXchg {
             at,
             len: size,
             old,
             new,
-        })?;
-        if done == 0 {
-            return Err(Stop::Lost);
-        }
-        Ok(())
+        })
     }
 
     // Operands.
@@ -420,56 +518,6 @@ impl<'a> Cx<'a> {
             self.write(at, size, new)?;
         }
         Ok(old)
-    }
-
-    // The stack.
-
-    fn stack_mask(&self) -> u64 {
-        alu::mask(self.ctx.stack_bytes(self.regs.rflags))
-    }
-
-    /// Changes the stack pointer as far as the stack is wide.
-    pub(super) fn set_sp(&mut self, value: u64) {
-        let mask = self.stack_mask();
-        let old = if mask == 0xffff {
-            self.regs.get(RSP)
-        } else {
-            0
-        };
-        self.regs.set(RSP, (old & !mask) | (value & mask));
-    }
-
-    /// Faults where a write of `size` bytes at the stack pointer would.
-    pub(super) fn stack_top_writable(&mut self, size: u8) -> Run<()> {
-        let sp = self.regs.get(RSP) & self.stack_mask();
-        let at = self.linear(Seg::Ss, sp, size, true)?;
-        if to_page_end(at) < u64::from(size) {
-            return self.check_write(at, size);
-        }
-        self.ask(Need::Check {
-            at,
-            len: u16::from(size),
-            write: true,
-        })?;
-        Ok(())
-    }
-
-    /// Pushes `size` bytes.
-    pub(super) fn push(&mut self, size: u8, value: u64) -> Run<()> {
-        let sp = self.regs.get(RSP).wrapping_sub(u64::from(size)) & self.stack_mask();
-        let at = self.linear(Seg::Ss, sp, size, true)?;
-        self.write(at, size, value & alu::mask(size))?;
-        self.set_sp(sp);
-        Ok(())
-    }
-
-    /// Pops `size` bytes.
-    pub(super) fn pop(&mut self, size: u8) -> Run<u64> {
-        let sp = self.regs.get(RSP) & self.stack_mask();
-        let at = self.linear(Seg::Ss, sp, size, false)?;
-        let value = self.read(at, size, false)?;
-        self.set_sp(sp.wrapping_add(u64::from(size)));
-        Ok(value)
     }
 }
 

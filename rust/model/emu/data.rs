@@ -6,11 +6,12 @@ use super::alu;
 use super::cx::Cx;
 use super::insn::Kind;
 use super::job::{Run, Stop};
+use super::misc::offered;
 use super::run::unhandled;
 use super::table::Arg;
 use crate::model::event::{vector, Exception};
 use crate::model::regs::rflags::{AF, CF, OF, PF, SF, ZF};
-use crate::model::regs::{Seg, RAX, RBX, RDX};
+use crate::model::regs::{has, Seg, RAX, RBX, RDX};
 
 pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg, c: Arg) -> Run<()> {
     use Kind::*;
@@ -40,6 +41,7 @@ pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg, c: Arg) -> Run<()
             Ok(())
         }
         Bsf | Bsr | Tzcnt | Lzcnt | Popcnt => count_bits(cx, kind, a, b),
+        Crc32 => crc32(cx, a, b),
         Cbw => {
             let size = cx.insn.op_size;
             let half = size >> 1;
@@ -172,6 +174,15 @@ fn long_division(dividend: u128, by: u64, size: u8) -> Option<(u64, u64)> {
 
 /// The scans leave the destination alone for zero; the counts have defined flags for it.
 fn count_bits(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {
+    let kind = match kind {
+        // Older CPUs ignore the prefix.
+        Kind::Tzcnt if !cx.ctx.has(has::BMI1) => Kind::Bsf,
+        Kind::Lzcnt if !cx.ctx.has(has::LZCNT) => Kind::Bsr,
+        kind => kind,
+    };
+    if kind == Kind::Popcnt {
+        offered(cx, has::POPCNT)?;
+    }
     let (size, value) = (cx.size(b), cx.get(b)?);
     let bits = alu::bits(size);
     let leading = value.leading_zeros().wrapping_sub(64u32.wrapping_sub(bits));
@@ -205,6 +216,22 @@ fn count_bits(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {
         }
     };
     cx.put(a, u64::from(result))
+}
+
+/// The CRC of iSCSI (polynomial 11EDC6F41, bits reflected) over one operand.
+fn crc32(cx: &mut Cx<'_>, a: Arg, b: Arg) -> Run<()> {
+    offered(cx, has::SSE42)?;
+    let size = cx.size(b);
+    let value = cx.get(b)?;
+    let mut crc = cx.reg(cx.insn.reg, 4) as u32;
+    for n in 0..u32::from(size) {
+        crc ^= value.wrapping_shr(n << 3) as u32 & 0xff;
+        for _ in 0..8 {
+            let carry = if crc & 1 != 0 { 0x82f6_3b78 } else { 0 };
+            crc = (crc >> 1) ^ carry;
+        }
+    }
+    cx.put(a, u64::from(crc))
 }
 
 /// #BR if the signed index is not between the two bounds in memory.

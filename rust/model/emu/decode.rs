@@ -80,7 +80,8 @@ impl Cursor<'_> {
     }
 }
 
-fn blank(mode: CpuMode) -> Insn {
+/// Nothing decoded yet.
+pub(super) fn blank(mode: CpuMode) -> Insn {
     Insn {
         len: 0,
         mode,

@@ -244,10 +244,10 @@ fn same_name(ours: &Insn, theirs: &Instruction) {
     }
 }
 
-fn same_as_iced(mode: CpuMode, seed: u64) {
+fn same_as_iced(mode: CpuMode, seed: u64, count: u32) {
     let mut rng = Rng(seed);
     let mut valid = 0;
-    for _ in 0..COUNT {
+    for _ in 0..count {
         let bytes = random_bytes(&mut rng);
         let ours = decode(&bytes, mode);
         let Some(theirs) = reference(&bytes, mode) else {
@@ -278,22 +278,72 @@ fn same_as_iced(mode: CpuMode, seed: u64) {
         );
     }
     assert!(
-        valid > COUNT / 3,
-        "only {valid} of {COUNT} were instructions"
+        valid > count / 3,
+        "only {valid} of {count} were instructions"
     );
 }
 
 #[test]
 fn same_as_iced_in_16_bit_code() {
-    same_as_iced(CpuMode::Bits16, 0x16);
+    same_as_iced(CpuMode::Bits16, 0x16, COUNT);
 }
 
 #[test]
 fn same_as_iced_in_32_bit_code() {
-    same_as_iced(CpuMode::Bits32, 0x32);
+    same_as_iced(CpuMode::Bits32, 0x32, COUNT);
 }
 
 #[test]
 fn same_as_iced_in_64_bit_code() {
-    same_as_iced(CpuMode::Bits64, 0x64);
+    same_as_iced(CpuMode::Bits64, 0x64, COUNT);
+}
+
+#[test]
+#[ignore = "long"]
+fn many_same_as_iced() {
+    for (mode, seed) in [
+        (CpuMode::Bits16, 0x1616),
+        (CpuMode::Bits32, 0x3232),
+        (CpuMode::Bits64, 0x6464),
+    ] {
+        same_as_iced(mode, seed, 20 * COUNT);
+    }
+}
+
+/// Every opcode of the four legacy maps with every ModRM byte, behind each mandatory prefix and REX.W: what iced knows, we
+/// know with the same length.
+#[test]
+#[ignore = "long"]
+fn every_opcode_and_modrm() {
+    let prefixes: [&[u8]; 7] = [
+        &[],
+        &[0x66],
+        &[0xf2],
+        &[0xf3],
+        &[0xf0],
+        &[0x48],
+        &[0x66, 0x48],
+    ];
+    let maps: [&[u8]; 4] = [&[], &[0x0f], &[0x0f, 0x38], &[0x0f, 0x3a]];
+    for mode in [CpuMode::Bits16, CpuMode::Bits32, CpuMode::Bits64] {
+        for (prefix, map) in prefixes
+            .iter()
+            .flat_map(|p| maps.iter().map(move |m| (p, m)))
+        {
+            for n in 0..=u16::MAX {
+                let [op, modrm] = n.to_be_bytes();
+                let mut bytes = [0x11u8; 24];
+                let head = prefix.iter().chain(map.iter()).copied().chain([op, modrm]);
+                for (to, from) in bytes.iter_mut().zip(head) {
+                    *to = from;
+                }
+                let Some(theirs) = reference(&bytes, mode) else {
+                    let _ = decode(&bytes, mode);
+                    continue;
+                };
+                let len = decode(&bytes, mode).map(|i| usize::from(i.len));
+                assert_eq!(len, Ok(theirs.len()), "{mode:?} {bytes:02x?}");
+            }
+        }
+    }
 }

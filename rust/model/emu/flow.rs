@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Near branches, stack frames and instructions on the flags. Far transfers change segments: they are unhandled.
+//! Near branches, stack frames and instructions on the flags.
 #![forbid(unsafe_code)]
 
 use super::alu;
-use super::cx::Cx;
+use super::cx::{to_page_end, Cx};
 use super::insn::Kind;
+use super::int::{changeable, virtual_flags};
 use super::job::{Run, Shadow};
 use super::run::unhandled;
 use super::table::Arg;
-use crate::model::regs::rflags::{AC, AF, CF, DF, IF, IOPL, NT, OF, PF, RF, SF, TF, VM, ZF};
-use crate::model::regs::{Seg, RAX, RBP, RCX, RSP};
-
-/// CPUID available.
-const ID: u64 = 1 << 21;
+use crate::model::regs::rflags::{AF, CF, DF, IF, IOPL, OF, PF, RF, SF, TF, VIF, VIP, VM, ZF};
+use crate::model::regs::{cr4, Seg, RAX, RBP, RCX, RSP};
 
 pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {
     use Kind::*;
@@ -129,13 +127,7 @@ fn frame(cx: &mut Cx<'_>, kind: Kind) -> Run<()> {
             }
             Ok(())
         }
-        Kind::Enter if cx.insn.imm2 & 31 == 0 => {
-            cx.push(size, cx.regs.get(RBP))?;
-            let frame = cx.regs.get(RSP);
-            cx.set_reg(RBP, size, frame);
-            cx.set_sp(frame.wrapping_sub(cx.insn.imm));
-            cx.stack_top_writable(size)
-        }
+        Kind::Enter => enter(cx, size),
         Kind::Leave => {
             let frame = cx.regs.get(RBP);
             cx.set_sp(frame);
@@ -150,37 +142,101 @@ fn frame(cx: &mut Cx<'_>, kind: Kind) -> Run<()> {
                 None => unhandled(),
             }
         }
-        Kind::Pushf if !virtual_8086(cx) => cx.push(size, cx.regs.rflags & !(RF | VM)),
-        Kind::Popf if !virtual_8086(cx) => {
-            let value = cx.pop(size)?;
-            pop_flags(cx, size, value);
-            Ok(())
+        Kind::Pushf => {
+            let flags = if limited_vm86(cx, size)? {
+                virtual_flags(cx.regs.rflags)
+            } else {
+                cx.regs.rflags
+            };
+            cx.push(size, flags & !(RF | VM))
         }
+        Kind::Popf => pop_flags(cx, size),
         _ => unhandled(),
     }
 }
 
-/// In virtual-8086 mode some instructions depend on IOPL and the extensions of CR4: unhandled.
-fn virtual_8086(cx: &Cx<'_>) -> bool {
-    cx.regs.rflags & VM != 0
+/// ENTER: a frame, with pointers to the enclosing ones.
+fn enter(cx: &mut Cx<'_>, size: u8) -> Run<()> {
+    let level = cx.insn.imm2 & 31;
+    let old = cx.regs.get(RBP);
+    cx.push(size, old)?;
+    let frame = cx.regs.get(RSP);
+    let mask = alu::mask(cx.ctx.stack_bytes(cx.regs.rflags));
+    for n in 1..u64::from(level) {
+        let from = old.wrapping_sub(u64::from(size).wrapping_mul(n)) & mask;
+        let from = cx.linear(Seg::Ss, from, size, false)?;
+        let to = cx.regs.get(RSP).wrapping_sub(u64::from(size)) & mask;
+        let to = cx.linear(Seg::Ss, to, size, true)?;
+        let pointer = if to_page_end(to) < u64::from(size) {
+            cx.read(from, size, false)?
+        } else {
+            cx.read_carried(from, size)?
+        };
+        cx.push(size, pointer)?;
+    }
+    if level != 0 {
+        cx.push(size, frame)?;
+    }
+    cx.set_reg(RBP, size, frame);
+    let sp = cx.regs.get(RSP).wrapping_sub(cx.insn.imm);
+    cx.set_sp(sp);
+    cx.stack_top_writable(size)
+}
+
+/// Virtual-8086 mode with IOPL below 3: PUSHF and POPF need the mode's extensions, and 16 bits.
+fn limited_vm86(cx: &Cx<'_>, size: u8) -> Run<bool> {
+    if !cx.vm86() || cx.iopl() == 3 {
+        return Ok(false);
+    }
+    if size != 2 || cx.ctx.cr4 & cr4::VME == 0 {
+        return Err(cx.gp());
+    }
+    Ok(true)
 }
 
 /// CPL lets the interrupt flag be changed: always so in real mode.
 fn may_change_if(cx: &Cx<'_>) -> bool {
-    let protected = cx.ctx.protected(cx.regs.rflags);
-    !protected || u64::from(cx.ctx.cpl) <= (cx.regs.rflags >> 12) & 3
+    !cx.protected() || cx.ctx.cpl <= cx.iopl()
 }
 
-fn pop_flags(cx: &mut Cx<'_>, size: u8, value: u64) {
-    let mut change = alu::STATUS | TF | DF | NT | AC | ID;
-    if may_change_if(cx) {
+fn pop_flags(cx: &mut Cx<'_>, size: u8) -> Run<()> {
+    let limited = limited_vm86(cx, size)?;
+    let value = cx.pop(size)?;
+    let (old, mut new) = (cx.regs.rflags, value);
+    let mut change = changeable(size);
+    if limited {
+        if value & TF != 0 || value & IF != 0 && old & VIP != 0 {
+            return Err(cx.gp());
+        }
+        change |= VIF;
+        new = (value & !VIF) | if value & IF != 0 { VIF } else { 0 };
+    } else if may_change_if(cx) {
         change |= IF;
     }
-    if !cx.ctx.protected(cx.regs.rflags) || cx.ctx.cpl == 0 {
+    if !cx.vm86() && (!cx.protected() || cx.ctx.cpl == 0) {
         change |= IOPL;
     }
-    change &= alu::mask(size);
-    cx.regs.rflags = (cx.regs.rflags & !change) | (value & change);
+    cx.regs.rflags = (old & !change) | (new & change);
+    Ok(())
+}
+
+/// CLI and STI where IOPL keeps the real flag away: the virtual one, where CR4 turns that on.
+fn virtual_interrupt_flag(cx: &mut Cx<'_>, kind: Kind) -> Run<()> {
+    let on = if cx.vm86() {
+        cx.ctx.cr4 & cr4::VME != 0
+    } else {
+        cx.ctx.cr4 & cr4::PVI != 0 && cx.ctx.cpl == 3
+    };
+    let pending = kind == Kind::Sti && cx.regs.rflags & VIP != 0;
+    if !on || pending {
+        return Err(cx.gp());
+    }
+    if kind == Kind::Sti {
+        cx.regs.rflags |= VIF;
+    } else {
+        cx.regs.rflags &= !VIF;
+    }
+    Ok(())
 }
 
 /// Instructions that work on flags and the accumulator.
@@ -194,8 +250,9 @@ fn flags(cx: &mut Cx<'_>, kind: Kind) -> Run<()> {
         Stc => cx.regs.rflags = old | CF,
         Cld => cx.regs.rflags = old & !DF,
         Std => cx.regs.rflags = old | DF,
-        Cli | Sti if virtual_8086(cx) => return unhandled(),
-        Cli | Sti if !may_change_if(cx) => return Err(cx.gp()),
+        Cli | Sti if !may_change_if(cx) || cx.vm86() && cx.iopl() < 3 => {
+            return virtual_interrupt_flag(cx, kind);
+        }
         Cli => cx.regs.rflags = old & !IF,
         Sti => {
             if old & IF == 0 {

@@ -2,7 +2,9 @@
 //! A decoded instruction: what the bytes say, before any register is looked at.
 #![forbid(unsafe_code)]
 
+use super::need::TaskReason;
 use super::table::Desc;
+use super::task::Order;
 use crate::model::regs::{CpuMode, Seg};
 
 /// Longest instruction the architecture allows, in bytes.
@@ -150,6 +152,33 @@ impl Insn {
         self.desc.kind
     }
 
+    /// A task switch in the place of an instruction; RIP is what the old task goes on with.
+    pub(super) fn task(order: Order, mode: CpuMode) -> Self {
+        Self {
+            imm: u64::from(order.selector),
+            imm2: order.error.unwrap_or(0),
+            vl: order.error.is_some().into(),
+            reg: order.reason as u8,
+            desc: super::table::TASK,
+            ..super::decode::blank(mode)
+        }
+    }
+
+    /// The reverse of [`Self::task`].
+    pub(super) fn task_order(&self) -> Option<Order> {
+        let reason = match self.reg {
+            0 => TaskReason::Call,
+            1 => TaskReason::Iret,
+            2 => TaskReason::Jmp,
+            _ => TaskReason::Gate,
+        };
+        (self.kind() == Kind::TaskSwitch).then_some(Order {
+            selector: self.imm as u16,
+            reason,
+            error: (self.vl != 0).then_some(self.imm2),
+        })
+    }
+
     /// The instruction pointer after this instruction, when it is at `rip`: 32 bits wide outside of 64-bit mode.
     pub const fn next_rip(&self, rip: u64) -> u64 {
         let next = rip.wrapping_add(self.len as u64);
@@ -190,7 +219,10 @@ pub enum Kind {
     Syscall, Sysret, Sysenter, Sysexit,
     Vmcall, Vmlaunch, Vmresume, Vmxoff, Vmxon, Vmptrld, Vmptrst, Vmclear, Vmread, Vmwrite, Vmfunc, Invept, Invvpid,
     Vmrun, Vmmcall, Vmload, Vmsave, Stgi, Clgi, Skinit, Invlpga, Invlpgb, Tlbsync, Invpcid,
+    Fninit, Fnstcw, Fnstsw, Crc32,
     Encls, Enclu, Enclv, Getsec, Rdrand, Rdseed, Serialize, Xsaves, Xrstors, Prefetch, Clflush, Fence, Rdfsbase,
+    // No instruction: what a task switch is carried out as.
+    TaskSwitch,
     // Vector moves.
     MovVec, MovVecAligned, MovVecScalar, MovVecHalf, MovVecGpr, MovVecQ,
 }

@@ -13,11 +13,16 @@ mod flow;
 mod machine;
 #[path = "job_tests_random.rs"]
 mod random;
+#[path = "job_tests_system.rs"]
+mod system;
 
 const DONE: Need = Need::Done(Done {
     shadow: Shadow::None,
     repeat: false,
     trap: false,
+    halt: false,
+    iret: false,
+    task_trap: false,
 });
 
 /// Runs 64-bit code and returns the end, the registers and the machine.
@@ -396,10 +401,7 @@ fn ports_and_their_permission() {
     let mut ctx = flat(CpuMode::Bits64);
     ctx.cpl = 3;
     let mut job = Job::new(&[0xec], &start(&[]), &ctx).unwrap();
-    assert_eq!(
-        job.step(Answer::Start),
-        Need::PortAllowed { port: 0, size: 1 }
-    );
+    assert_eq!(job.step(Answer::Start), Need::PortsChecked);
     assert_eq!(
         job.step(Answer::Fault(Exception::protection(0))),
         Need::Fault(Exception::protection(0))

@@ -125,8 +125,17 @@ fn frames() {
     assert_eq!(m.read(BASE + 0xf8, 8), 5);
     let (_, regs, m) = long(&[0xc9], &[(RBP, BASE)]);
     assert_eq!((regs.get(RBP), regs.get(RSP)), (m.read(BASE, 8), BASE + 8));
-    let (end, ..) = long(&[0xc8, 0x20, 0, 1], &[(RSP, BASE + 0x100)]);
-    assert_eq!(end, Need::Unhandled, "nested frames");
+    // enter 0x20, 31: thirty frame pointers are copied, some across a page.
+    let (old, sp) = (BASE + 0x2100, BASE + 0x1085);
+    let (end, regs, m) = long(&[0xc8, 0x20, 0, 31], &[(RBP, old), (RSP, sp)]);
+    assert_eq!(end, DONE);
+    let frame = sp - 8;
+    assert_eq!((m.read(frame, 8), regs.get(RBP)), (old, frame));
+    for n in 1..31 {
+        assert_eq!(m.read(frame - 8 * n, 8), m.read(old - 8 * n, 8), "{n}");
+    }
+    assert_eq!(m.read(frame - 8 * 31, 8), frame);
+    assert_eq!(regs.get(RSP), frame - 8 * 31 - 0x20);
 }
 
 #[test]

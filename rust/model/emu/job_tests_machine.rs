@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A small machine of memory and ports to run jobs on.
 use super::super::*;
-use crate::model::regs::{cr0, cr4, efer, Attr, CpuMode, Seg, Segment};
+use crate::model::regs::{cr0, cr4, efer, has, Attr, CpuMode, Seg, Segment};
 use std::vec::Vec;
 
 /// Memory at linear `BASE`, a page of MMIO behind it, then nothing.
@@ -14,6 +14,8 @@ pub(super) struct Machine {
     pub(super) vectors: [[u64; 4]; 16],
     /// How many compare-exchanges are to fail.
     pub(super) lose: u8,
+    /// The CPU has checked the right to use ports.
+    pub(super) checked: u64,
 }
 
 pub(super) const BASE: u64 = 0x10000;
@@ -36,6 +38,7 @@ impl Machine {
                 ]
             }),
             lose: 0,
+            checked: 1,
         }
     }
 
@@ -128,6 +131,7 @@ impl Machine {
                 };
                 Answer::Ack
             }
+            Need::PortsChecked => Answer::Value(self.checked),
             _ => Answer::Ack,
         }
     }
@@ -159,6 +163,7 @@ pub(super) fn flat(mode: CpuMode) -> Context {
     let mut ctx = Context {
         cr0: cr0::PE | cr0::PG,
         cr4: cr4::OSFXSR | cr4::OSXSAVE,
+        cpu: u16::MAX & !has::AMD,
         ..Context::default()
     };
     let (l, db) = (mode == CpuMode::Bits64, mode == CpuMode::Bits32);

@@ -7,8 +7,8 @@ use super::cx::Cx;
 use super::insn::Kind;
 use super::job::{Flow, Run, Stop};
 use super::table::Arg;
-use super::{data, flow, string, system, vec};
-use crate::model::regs::{rflags, RAX, RBX, RCX, RDX};
+use super::{data, far, flow, int, misc, seg, string, syscall, system, task, vec};
+use crate::model::regs::{has, rflags, RAX, RBX, RCX, RDX};
 
 /// Runs the instruction as far as the log of `cx` goes.
 pub(super) fn run(cx: &mut Cx<'_>) -> Run<Flow> {
@@ -17,6 +17,7 @@ pub(super) fn run(cx: &mut Cx<'_>) -> Run<Flow> {
         Kind::Ins | Kind::Outs | Kind::Movs | Kind::Cmps | Kind::Stos | Kind::Lods | Kind::Scas => {
             return string::run(cx);
         }
+        Kind::TaskSwitch => return task::run(cx),
         Kind::MovVec
         | Kind::MovVecAligned
         | Kind::MovVecScalar
@@ -41,6 +42,7 @@ fn general(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg, c: Arg) -> Run<()> {
             cx.put(a, alu::sext(cx.size(b), value))
         }
         Movbe => {
+            misc::offered(cx, has::MOVBE)?;
             let value = cx.get(b)?;
             cx.put(a, swap(size, value))
         }
@@ -112,12 +114,21 @@ fn general(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg, c: Arg) -> Run<()> {
 fn other(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg, c: Arg) -> Run<()> {
     use Kind::*;
     match kind {
-        Mul | Imul | ImulTo | Div | Idiv | Bsf | Bsr | Tzcnt | Lzcnt | Popcnt | Cbw | Cwd
-        | Xlat | MovFromSeg | Bound | Daa | Das | Aaa | Aas | Aam | Aad => {
+        Mul | Imul | ImulTo | Div | Idiv | Bsf | Bsr | Tzcnt | Lzcnt | Popcnt | Crc32 | Cbw
+        | Cwd | Xlat | MovFromSeg | Bound | Daa | Das | Aaa | Aas | Aam | Aad => {
             data::run(cx, kind, a, b, c)
         }
         In | Out | Clts | Lmsw | Smsw | MovFromCr | MovToCr | MovFromDr | MovToDr | Rdmsr
         | Wrmsr | Invlpg | Nop | Pause | Prefetch => system::run(cx, kind, a, b),
+        MovToSeg | PopSeg | LoadFar | Lar | Lsl | Verr | Verw | Arpl | Sldt | Str | Lldt | Ltr => {
+            seg::run(cx, kind, a, b)
+        }
+        JmpFar | JmpFarMem | CallFar | CallFarMem | RetFar => far::run(cx, kind),
+        Int | Int3 | Into | Iret => int::run(cx, kind),
+        Syscall | Sysret | Sysenter | Sysexit => syscall::run(cx, kind),
+        Sgdt | Sidt | Lgdt | Lidt | Cpuid | Rdtsc | Rdtscp | Rdpid | Rdpmc | Xgetbv | Xsetbv
+        | Hlt | Invd | Wbinvd | Wbnoinvd | Clac | Stac | Swapgs | Rdfsbase | Fnstcw | Fnstsw
+        | Fninit | Fwait | Clflush | Ud | Fence | Serialize => misc::run(cx, kind, a),
         _ => flow::run(cx, kind, a, b),
     }
 }
@@ -195,6 +206,9 @@ fn cmpxchg8b(cx: &mut Cx<'_>) -> Run<()> {
         4
     };
     let whole = if half == 8 { 16 } else { 8 };
+    if half == 8 {
+        misc::offered(cx, has::CX16)?;
+    }
     let at = cx.operand(whole, true)?;
     if half == 8 && at & 15 != 0 {
         return Err(cx.gp());

@@ -159,12 +159,12 @@ fn ins(cx: &mut Cx<'_>, size: u8, left: u64) -> Run<u64> {
         })? != 0;
         if ram && count > 1 {
             let items = count as u16;
-            cx.ask(Need::In {
+            cx.tell(Need::In {
                 port,
                 size,
                 count: items,
             })?;
-            cx.ask(Need::PioToMem { at, offset: 0, len })?;
+            cx.tell(Need::PioToMem { at, offset: 0, len })?;
             step(cx, RDI, size, count);
             return Ok(count);
         }
@@ -194,8 +194,8 @@ fn outs(cx: &mut Cx<'_>, size: u8, left: u64) -> Run<u64> {
             write: false,
         })? != 0;
         if ram {
-            cx.ask(Need::MemToPio { at, offset: 0, len })?;
-            cx.ask(Need::Out {
+            cx.tell(Need::MemToPio { at, offset: 0, len })?;
+            cx.tell(Need::Out {
                 port,
                 size,
                 count: count as u16,
@@ -206,7 +206,7 @@ fn outs(cx: &mut Cx<'_>, size: u8, left: u64) -> Run<u64> {
         }
     }
     let value = cx.read(at, size, false)? as u32;
-    cx.ask(Need::Out {
+    cx.tell(Need::Out {
         port,
         size,
         count: 1,

@@ -4,10 +4,11 @@
 
 use super::cx::Cx;
 use super::insn::Kind;
-use super::job::{Need, Run};
+use super::job::{Need, Run, Table};
 use super::run::unhandled;
+use super::seg::user_prevention;
 use super::table::Arg;
-use crate::model::regs::{cr0, cr4, rflags, RAX, RCX, RDX};
+use crate::model::regs::{cr0, rflags, RAX, RCX, RDX};
 
 pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {
     use Kind::*;
@@ -29,7 +30,7 @@ pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {
             let size = cx.size(b).min(4);
             port_allowed(cx, port, size)?;
             let value = cx.reg(RAX, size) as u32;
-            cx.ask(Need::Out {
+            cx.tell(Need::Out {
                 port,
                 size,
                 count: 1,
@@ -38,12 +39,12 @@ pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {
             Ok(())
         }
         Clts => {
-            privileged(cx)?;
+            cx.privileged()?;
             let value = cx.ask(Need::ReadCr { cr: 0 })?;
             write_cr(cx, 0, value & !cr0::TS)
         }
         Lmsw => {
-            privileged(cx)?;
+            cx.privileged()?;
             let word = cx.get(a)?;
             let old = cx.ask(Need::ReadCr { cr: 0 })?;
             // PE can be set but not cleared.
@@ -51,9 +52,7 @@ pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {
             write_cr(cx, 0, (old & kept) | (word & 0xf))
         }
         Smsw => {
-            if cx.ctx.cpl != 0 && cx.ctx.cr4 & cr4::UMIP != 0 {
-                return Err(cx.gp());
-            }
+            user_prevention(cx)?;
             let value = cx.ask(Need::ReadCr { cr: 0 })?;
             cx.put(a, value)
         }
@@ -66,11 +65,11 @@ pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {
         MovToDr => {
             let dr = debug_register(cx)?;
             let value = cx.get(b)?;
-            cx.ask(Need::WriteDr { dr, value })?;
+            cx.tell(Need::WriteDr { dr, value })?;
             Ok(())
         }
         Rdmsr => {
-            privileged(cx)?;
+            cx.privileged()?;
             let index = cx.reg(RCX, 4) as u32;
             let value = cx.ask(Need::ReadMsr { index })?;
             cx.set_reg(RAX, 4, value);
@@ -78,18 +77,18 @@ pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {
             Ok(())
         }
         Wrmsr => {
-            privileged(cx)?;
+            cx.privileged()?;
             let index = cx.reg(RCX, 4) as u32;
             let value = cx.reg(RAX, 4) | (cx.reg(RDX, 4) << 32);
-            cx.ask(Need::WriteMsr { index, value })?;
+            cx.tell(Need::WriteMsr { index, value })?;
             Ok(())
         }
         Invlpg => {
-            privileged(cx)?;
+            cx.privileged()?;
             // No segment check: an address that cannot be used has no translation to forget.
             let at = cx.operand(1, false);
             if let Ok(at) = at {
-                cx.ask(Need::Invlpg { at })?;
+                cx.tell(Need::Invlpg { at })?;
             }
             Ok(())
         }
@@ -98,28 +97,43 @@ pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {
     }
 }
 
-/// #GP unless at privilege level 0.
-fn privileged(cx: &Cx<'_>) -> Run<()> {
-    if cx.ctx.cpl == 0 {
-        Ok(())
-    } else {
-        Err(cx.gp())
-    }
-}
-
 /// Ports are free where CPL is at most IOPL outside of virtual-8086 mode; otherwise the TSS decides.
 pub(super) fn port_allowed(cx: &mut Cx<'_>, port: u16, size: u8) -> Run<()> {
     let iopl = (cx.regs.rflags >> 12) & 3;
     let protected = cx.ctx.cr0 & cr0::PE != 0;
     let vm86 = cx.regs.rflags & rflags::VM != 0;
-    if protected && (vm86 || u64::from(cx.ctx.cpl) > iopl) {
-        cx.ask(Need::PortAllowed { port, size })?;
+    if protected && (vm86 || u64::from(cx.ctx.cpl) > iopl) && cx.ask(Need::PortsChecked)? == 0 {
+        return permission_map(cx, port, size);
+    }
+    Ok(())
+}
+
+/// #GP unless the I/O permission bit map of the TSS has a zero for each port.
+fn permission_map(cx: &mut Cx<'_>, port: u16, size: u8) -> Run<()> {
+    /// Where a 32- or 64-bit TSS says where its map begins.
+    const MAP_BASE: u64 = 0x66;
+    let tss = cx.table(Table::Tss)?;
+    let limit = u64::from(tss.limit);
+    if tss.attr.kind() & 8 == 0 || limit < MAP_BASE.wrapping_add(1) {
+        return Err(cx.gp());
+    }
+    let at = cx.system_address(tss.base, MAP_BASE);
+    let map = cx.read_system(at, 2)?;
+    let offset = map.wrapping_add(u64::from(port >> 3));
+    if offset.wrapping_add(1) > limit {
+        return Err(cx.gp());
+    }
+    let at = cx.system_address(tss.base, offset);
+    let bits = cx.read_system(at, 2)?.wrapping_shr(u32::from(port & 7));
+    let ports = 0xff_u64.wrapping_shr(8u32.wrapping_sub(size.into()));
+    if bits & ports != 0 {
+        return Err(cx.gp());
     }
     Ok(())
 }
 
 fn write_cr(cx: &mut Cx<'_>, cr: u8, value: u64) -> Run<()> {
-    cx.ask(Need::WriteCr { cr, value })?;
+    cx.tell(Need::WriteCr { cr, value })?;
     Ok(())
 }
 
@@ -130,7 +144,7 @@ fn move_cr(cx: &mut Cx<'_>, kind: Kind) -> Run<()> {
     if !matches!(cr, 0 | 2 | 3 | 4 | 8) {
         return Err(Cx::ud());
     }
-    privileged(cx)?;
+    cx.privileged()?;
     if kind == Kind::MovFromCr {
         let value = cx.ask(Need::ReadCr { cr })?;
         return cx.put(Arg::Rr, value);
@@ -144,6 +158,6 @@ fn debug_register(cx: &Cx<'_>) -> Run<u8> {
     if cx.insn.reg > 7 {
         return Err(Cx::ud());
     }
-    privileged(cx)?;
+    cx.privileged()?;
     Ok(cx.insn.reg)
 }

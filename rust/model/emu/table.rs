@@ -244,7 +244,8 @@ const fn primary(op: u8) -> Desc {
         0xd5 => d1(Aad, Ib).f(I64),
         0xd6 => d0(Salc).f(I64),
         0xd7 => d0(Xlat),
-        0xd8..=0xdf => OTHER,
+        0xd8 | 0xda | 0xdc | 0xde => OTHER,
+        0xd9 | 0xdb | 0xdd | 0xdf => GRP,
         0xe0..=0xe2 => d1(Loop, Jb).f(F64),
         0xe3 => d1(Jcxz, Jb).f(F64),
         0xe4 => d2(In, Al, Ib),
@@ -398,6 +399,11 @@ pub(super) const fn group(
         (false, 0xff, 4) => d1(JmpNear, Ev).f(F64),
         (false, 0xff, 5) if !is_reg => d1(JmpFarMem, M),
         (false, 0xff, 6) => d1(Push, Ev).f(D64),
+        (false, 0xd9, 7) if !is_reg => d1(Fnstcw, Ew),
+        (false, 0xdd, 7) if !is_reg => d1(Fnstsw, Ew),
+        (false, 0xdb, _) if modrm == 0xe3 => d1(Fninit, Any),
+        (false, 0xdf, _) if modrm == 0xe0 => d2(Fnstsw, No, Any),
+        (false, 0xd9 | 0xdb | 0xdd | 0xdf, _) => OTHER,
         (true, 0x00, 0) => d1(Sldt, RvMw),
         (true, 0x00, 1) => d1(Str, RvMw),
         (true, 0x00, 2) => d1(Lldt, Ew),
@@ -528,6 +534,8 @@ pub(super) const fn by_prefix(map: u8, op: u8, rep: Repeat, opsize: bool, vex: b
         (2, 0x80) if np && opsize => d1(Invept, Any).f(F64 | F32),
         (2, 0x81) if np && opsize => d1(Invvpid, Any).f(F64 | F32),
         (2, 0x82) if np && opsize => d1(Invpcid, Any).f(F64 | F32),
+        (2, 0xf0) if rn && !vex => d2(Crc32, Gy, Eb),
+        (2, 0xf1) if rn && !vex => d2(Crc32, Gy, Ev),
         (2, 0xf0) if np && !vex => d2(Movbe, Gv, Mv),
         (2, 0xf1) if np && !vex => d2(Movbe, Mv, Gv),
         _ => OTHER,
@@ -590,3 +598,5 @@ pub(super) const OPAQUE_ID: Desc = d2(Kind::Other, Any, Id);
 pub(super) const NOW3D: Desc = OTHER_IB;
 /// VZEROUPPER and VZEROALL: no ModRM byte.
 pub(super) const VZERO: Desc = d0(Kind::Other);
+/// A task switch, which no bytes are.
+pub(super) const TASK: Desc = d0(Kind::TaskSwitch);

@@ -143,6 +143,6 @@ fn address(cx: &Cx<'_>, kind: Kind, size: u8, write: bool) -> Run<u64> {
 }
 
 fn set_vec(cx: &mut Cx<'_>, reg: u8, value: [u64; 4], vex: bool) -> Run<()> {
-    cx.ask(Need::WriteVec { reg, value, vex })?;
+    cx.tell(Need::WriteVec { reg, value, vex })?;
     Ok(())
 }

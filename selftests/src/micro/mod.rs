@@ -6,6 +6,7 @@ mod cpu;
 mod debug;
 mod dirty_log;
 mod events;
+mod forced;
 mod fpu;
 mod host;
 mod io;
@@ -18,6 +19,7 @@ mod modes;
 mod privilege;
 mod privilege_gates;
 pub mod privilege_where;
+mod tasks;
 mod threads;
 mod trace;
 
@@ -34,11 +36,13 @@ pub fn tests() -> Vec<Test> {
         mmio::TESTS,
         mmio_insn::TESTS,
         events::TESTS,
+        forced::TESTS,
         cpu::TESTS,
         debug::TESTS,
         fpu::TESTS,
         memory::TESTS,
         dirty_log::TESTS,
+        tasks::TESTS,
         threads::TESTS,
         host::TESTS,
         trace::TESTS,
