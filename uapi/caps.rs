@@ -51,7 +51,8 @@ pub(crate) fn check<B: Backend>(cap: usize) -> isize {
         | KVM_CAP_MMU_SHADOW_CACHE_CONTROL
         | KVM_CAP_KVMCLOCK_CTRL
         | KVM_CAP_VCPU_ATTRIBUTES
-        | KVM_CAP_X86_ROBUST_SINGLESTEP => 1,
+        | KVM_CAP_X86_ROBUST_SINGLESTEP
+        | KVM_CAP_EXIT_ON_EMULATION_FAILURE => 1,
         KVM_CAP_XSAVE2 => xsave::size() as isize,
         KVM_CAP_SYNC_REGS => sync_regs::FIELDS as isize,
         KVM_CAP_ADJUST_CLOCK => clock::FLAGS as isize,

@@ -92,33 +92,40 @@ impl<B: Backend> Loaded<'_, B> {
         Flow::Resume
     }
 
-    /// What the emulator cannot do: the guest gets #UD, and if it is in its kernel, user space gets
-    /// KVM_EXIT_INTERNAL_ERROR with the bytes of the instruction.
+    /// What the emulator cannot do, `insn` as far as it could be read: the guest gets #UD, and if it is in its kernel, user space gets
+    /// KVM_EXIT_INTERNAL_ERROR. With KVM_CAP_EXIT_ON_EMULATION_FAILURE user space gets that always, and the guest nothing.
     pub(crate) fn emulation_failed(&mut self, insn: &[u8]) -> Flow {
         self.count(Stat::InsnEmulationFail);
-        self.raise(Exception::undefined());
-        if B::cpl(&mut self.state.hw) != 0 {
-            return Flow::Resume;
-        }
-        let mut words = [0u64; 3];
-        let mut bytes = [0u8; 16];
-        for (to, from) in bytes.iter_mut().zip(insn) {
-            *to = *from;
-        }
-        if !insn.is_empty() {
-            // Flags, then the number of bytes and the bytes themselves (kvm_run.emulation_failure).
-            words[0] = u64::from(uapi::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES);
-            let mut packed = [0u8; 16];
-            packed[0] = insn.len().min(MAX_INSN) as u8;
-            for (to, from) in packed.iter_mut().skip(1).zip(bytes) {
-                *to = from;
-            }
-            for (word, chunk) in words.iter_mut().skip(1).zip(packed.chunks_exact(8)) {
-                *word = chunk.try_into().map_or(0, u64::from_le_bytes);
+        if !self.vm.policy.exit_on_emulation_failure() {
+            self.raise(Exception::undefined());
+            if B::cpl(&mut self.state.hw) != 0 {
+                return Flow::Resume;
             }
         }
-        self.run
-            .internal_error(uapi::KVM_INTERNAL_ERROR_EMULATION, &words);
+        let words = failure(insn);
+        let used = if insn.is_empty() { 1 } else { words.len() };
+        self.run.internal_error(
+            uapi::KVM_INTERNAL_ERROR_EMULATION,
+            words.get(..used).unwrap_or(&words),
+        );
         Flow::User
     }
+}
+
+/// The data of kvm_run.emulation_failure: flags, then the number of bytes and the bytes themselves, filled up with NOPs.
+fn failure(insn: &[u8]) -> [u64; 3] {
+    let mut words = [0u64; 3];
+    if insn.is_empty() {
+        return words;
+    }
+    let mut packed = [0x90u8; 16];
+    packed[0] = insn.len().min(MAX_INSN) as u8;
+    for (to, from) in packed.iter_mut().skip(1).zip(insn) {
+        *to = *from;
+    }
+    words[0] = u64::from(uapi::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES);
+    for (word, chunk) in words.iter_mut().skip(1).zip(packed.chunks_exact(8)) {
+        *word = chunk.try_into().map_or(0, u64::from_le_bytes);
+    }
+    words
 }

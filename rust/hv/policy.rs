@@ -17,6 +17,8 @@ pub(crate) struct Policy {
     triple_fault_event: Atomic<bool>,
     /// For which reasons user space answers in the place of a #GP (KVM_CAP_X86_USER_SPACE_MSR).
     user_msr_reasons: Atomic<u32>,
+    /// What the emulator cannot do always ends the run (KVM_CAP_EXIT_ON_EMULATION_FAILURE).
+    exit_on_emulation_failure: Atomic<bool>,
 }
 
 impl Policy {
@@ -25,6 +27,7 @@ impl Policy {
             exception_payload: Atomic::new(false),
             triple_fault_event: Atomic::new(false),
             user_msr_reasons: Atomic::new(0),
+            exit_on_emulation_failure: Atomic::new(false),
         }
     }
 
@@ -41,6 +44,11 @@ impl Policy {
     /// KVM_CAP_X86_TRIPLE_FAULT_EVENT is on.
     pub(crate) fn triple_fault_event(&self) -> bool {
         self.triple_fault_event.load(Relaxed)
+    }
+
+    /// KVM_CAP_EXIT_ON_EMULATION_FAILURE is on.
+    pub(crate) fn exit_on_emulation_failure(&self) -> bool {
+        self.exit_on_emulation_failure.load(Relaxed)
     }
 }
 
@@ -61,6 +69,12 @@ pub(crate) fn enable_vm<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<isize> {
                 return Err(EINVAL);
             }
             p.user_msr_reasons.store(value as u32, Relaxed);
+        }
+        uapi::KVM_CAP_EXIT_ON_EMULATION_FAILURE => {
+            if value > 1 {
+                return Err(EINVAL);
+            }
+            p.exit_on_emulation_failure.store(value != 0, Relaxed);
         }
         _ => return Err(EINVAL),
     }

@@ -313,6 +313,26 @@ impl Guest {
         cpu.set_regs(&r);
     }
 
+    /// Puts the vCPU of a 64-bit guest at privilege level 3, with segments of that in the GDT and a stack for level 0.
+    pub fn to_user(&self) {
+        const CODE_DESCRIPTOR: u64 = 0x00af_fb00_0000_ffff;
+        const DATA_DESCRIPTOR: u64 = 0x00cf_f300_0000_ffff;
+        let mut s = self.cpu.sregs();
+        s.cs.dpl = 3;
+        s.cs.selector = 0x4b;
+        for d in [&mut s.ss, &mut s.ds, &mut s.es, &mut s.fs, &mut s.gs] {
+            d.dpl = 3;
+            d.selector = 0x53;
+        }
+        s.gdt.limit = 0x5f;
+        self.cpu.set_sregs(&s);
+        self.mem.wr(GDT as usize + 0x48, CODE_DESCRIPTOR);
+        self.mem.wr(GDT as usize + 0x50, DATA_DESCRIPTOR);
+        self.mem.wr(TSS as usize + 4, 0x7000u64);
+        // The map of the TSS is beyond its limit.
+        self.mem.wr(TSS as usize + 0x66, 0x68u16);
+    }
+
     /// Assembles and loads code at `at`.
     pub fn load_at(&self, at: u64, f: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) {
         let code = assemble(self.mode.bits(), at, f);

@@ -549,21 +549,7 @@ fn user() {
         Case("LLDT", |a| a.lldt(ax), 0),
         Case("RDTSC of a forbidden kind", |a| a.rdpmc(), 0),
     ];
-    compare(Mode::Long, cases, |g| {
-        let mut s = g.cpu.sregs();
-        s.cs.dpl = 3;
-        s.cs.selector = 0x4b;
-        for d in [&mut s.ss, &mut s.ds, &mut s.es, &mut s.fs, &mut s.gs] {
-            d.dpl = 3;
-            d.selector = 0x53;
-        }
-        s.gdt.limit = 0x5f;
-        g.cpu.set_sregs(&s);
-        g.mem.wr(GDT as usize + 0x48, 0x00af_fb00_0000_ffffu64);
-        g.mem.wr(GDT as usize + 0x50, 0x00cf_f300_0000_ffffu64);
-        // The map of the TSS is beyond its limit.
-        g.mem.wr(TSS as usize + 0x66, 0x68u16);
-    });
+    compare(Mode::Long, cases, Guest::to_user);
 }
 
 /// Without the parameter the prefix is what it is on any CPU: UD2.

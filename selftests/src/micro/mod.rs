@@ -5,6 +5,7 @@ mod control;
 mod cpu;
 mod debug;
 mod dirty_log;
+mod emulate_fail;
 mod events;
 mod forced;
 mod fpu;
@@ -37,6 +38,7 @@ pub fn tests() -> Vec<Test> {
         mmio_insn::TESTS,
         events::TESTS,
         forced::TESTS,
+        emulate_fail::TESTS,
         cpu::TESTS,
         debug::TESTS,
         fpu::TESTS,
