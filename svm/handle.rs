@@ -70,12 +70,15 @@ fn rare(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
         }
         code::TASK_SWITCH => task_switch(cx),
         code::VMMCALL => after(cx, Kind::Vmmcall, |cx, len| Ok(cx.hypercall(len))),
-        // SVM, MONITOR and RDPRU are not offered to the guest; neither is a hypercall yet.
+        code::MONITOR => after(cx, Kind::Monitor, |cx, len| Ok(cx.monitor_or_mwait(len))),
+        code::MWAIT | code::MWAIT_ARMED => {
+            after(cx, Kind::Mwait, |cx, len| Ok(cx.monitor_or_mwait(len)))
+        }
+        // SVM and RDPRU are not offered to the guest.
         code::RSM
         | code::INVLPGA
         | code::VMRUN
         | code::VMLOAD..=code::SKINIT
-        | code::MONITOR..=code::MWAIT_ARMED
         | code::RDPRU
         // Intercepted if the guest has them not.
         | code::RDTSCP

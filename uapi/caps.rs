@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::hv::backend::Backend;
-use crate::hv::{clock, debug, sync_regs, tsc, vm, xsave};
+use crate::hv::{clock, debug, quirks, sync_regs, tsc, vm, xsave};
 use crate::mmu::slots;
 use crate::model::msr_table;
 use crate::sys::cpu;
@@ -52,7 +52,9 @@ pub(crate) fn check<B: Backend>(cap: usize) -> isize {
         | KVM_CAP_KVMCLOCK_CTRL
         | KVM_CAP_VCPU_ATTRIBUTES
         | KVM_CAP_X86_ROBUST_SINGLESTEP
+        | KVM_CAP_DISABLE_QUIRKS
         | KVM_CAP_EXIT_ON_EMULATION_FAILURE => 1,
+        KVM_CAP_DISABLE_QUIRKS2 => quirks::ALL as isize,
         KVM_CAP_XSAVE2 => xsave::size() as isize,
         KVM_CAP_SYNC_REGS => sync_regs::FIELDS as isize,
         KVM_CAP_ADJUST_CLOCK => clock::FLAGS as isize,

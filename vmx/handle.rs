@@ -83,7 +83,8 @@ fn rare(cx: &mut Cx<'_>, exit: Exit, reason: Basic, len: u8) -> Result<Flow> {
             .vm
             .kill("an entry of the second-stage tables is malformed")),
         Basic::Vmcall => Ok(cx.hypercall(len)),
-        // VMX, SMX and MONITOR are not offered to the guest.
+        Basic::Monitor | Basic::Mwait => Ok(cx.monitor_or_mwait(len)),
+        // VMX and SMX are not offered to the guest.
         Basic::Vmclear
         | Basic::Vmlaunch
         | Basic::Vmptrld
@@ -97,8 +98,6 @@ fn rare(cx: &mut Cx<'_>, exit: Exit, reason: Basic, len: u8) -> Result<Flow> {
         | Basic::Invvpid
         | Basic::Vmfunc
         | Basic::Getsec
-        | Basic::Monitor
-        | Basic::Mwait
         | Basic::Encls => {
             cx.raise(Exception::undefined());
             Ok(Flow::Resume)

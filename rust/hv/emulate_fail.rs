@@ -5,6 +5,7 @@ use kernel::prelude::*;
 
 use crate::hv::backend::{Backend, Flow};
 use crate::hv::guest_mem::MAX_INSN;
+use crate::hv::quirks::FIX_HYPERCALL_INSN;
 use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::gwalk::Access;
@@ -41,7 +42,9 @@ impl<B: Backend> Loaded<'_, B> {
         let kind = decode(fetched.bytes(), mode).map(|i| i.kind());
         let foreign = self.state.features.vendor() != self.state.features.host_vendor();
         match kind {
-            Ok(Kind::Vmcall | Kind::Vmmcall) => Ok(self.foreign_hypercall()),
+            Ok(Kind::Vmcall | Kind::Vmmcall) if self.vm.policy.quirks.has(FIX_HYPERCALL_INSN) => {
+                Ok(self.foreign_hypercall())
+            }
             Ok(Kind::Syscall | Kind::Sysenter | Kind::Sysexit) if foreign => self.emulate(),
             Ok(Kind::Rdpid) => self.emulate(),
             _ => {

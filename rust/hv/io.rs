@@ -4,12 +4,16 @@
 use kernel::prelude::*;
 
 use crate::hv::backend::{Backend, Flow};
+use crate::hv::quirks::OUT_7E_INC_RIP;
 use crate::hv::vcpu::Loaded;
 use crate::model::emu::job::{Answer, Need};
 use crate::model::ioevent::Bus;
 use crate::model::regs::RAX;
 use crate::sys::run_page::PIO_OFFSET;
 use crate::sys::trace;
+
+/// The port of [`OUT_7E_INC_RIP`].
+const QUIRK_PORT: u16 = 0x7e;
 
 /// An access that user space carries out: the next KVM_RUN finishes the instruction before it enters the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +98,11 @@ impl<B: Backend> Loaded<'_, B> {
         } else {
             self.set_port_value(value, size);
             trace_port(true, port, size, 1, merge(0, value.into(), size));
-            self.state.pending = Pending::Out { linear_rip, len };
+            if port == QUIRK_PORT && self.vm.policy.quirks.has(OUT_7E_INC_RIP) {
+                self.skip(len);
+            } else {
+                self.state.pending = Pending::Out { linear_rip, len };
+            }
         }
         Flow::User
     }

@@ -24,6 +24,7 @@ pub(crate) mod mce;
 pub(crate) mod msr;
 pub(crate) mod msr_filter;
 pub(crate) mod policy;
+pub(crate) mod quirks;
 pub(crate) mod regs;
 pub(crate) mod run;
 pub(crate) mod sregs;

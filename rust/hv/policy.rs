@@ -5,6 +5,7 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 
 use crate::hv::backend::Backend;
+use crate::hv::quirks::{self, Quirks};
 use crate::hv::vm::Vm;
 use crate::hv::{msr_filter, user};
 use crate::uapi::{self, kvm_enable_cap};
@@ -19,6 +20,8 @@ pub(crate) struct Policy {
     user_msr_reasons: Atomic<u32>,
     /// What the emulator cannot do always ends the run (KVM_CAP_EXIT_ON_EMULATION_FAILURE).
     exit_on_emulation_failure: Atomic<bool>,
+    /// What user space has turned off with KVM_CAP_DISABLE_QUIRKS and its successor.
+    pub(crate) quirks: Quirks,
 }
 
 impl Policy {
@@ -28,6 +31,7 @@ impl Policy {
             triple_fault_event: Atomic::new(false),
             user_msr_reasons: Atomic::new(0),
             exit_on_emulation_failure: Atomic::new(false),
+            quirks: Quirks::new(),
         }
     }
 
@@ -75,6 +79,14 @@ pub(crate) fn enable_vm<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<isize> {
                 return Err(EINVAL);
             }
             p.exit_on_emulation_failure.store(value != 0, Relaxed);
+        }
+        // The old one takes any bits, the new one those that mean something.
+        uapi::KVM_CAP_DISABLE_QUIRKS => p.quirks.disable(value),
+        uapi::KVM_CAP_DISABLE_QUIRKS2 => {
+            if value & !u64::from(quirks::ALL) != 0 {
+                return Err(EINVAL);
+            }
+            p.quirks.disable(value);
         }
         _ => return Err(EINVAL),
     }

@@ -7,11 +7,14 @@
 use kernel::prelude::*;
 
 use crate::hv::backend::{Backend, Flow};
+use crate::hv::quirks;
 use crate::hv::stats::Stat;
 use crate::hv::user_run::Summary;
 use crate::hv::vcpu::{Loaded, Vcpu};
 use crate::hv::vm::Vm;
 use crate::model::cr;
+use crate::model::event::Exception;
+use crate::model::features;
 use crate::model::msr;
 use crate::model::regs::{rflags, RAX};
 use crate::sys::cpu::{self, IrqOff};
@@ -157,6 +160,17 @@ impl<B: Backend> Loaded<'_, B> {
             self.skip(len);
         } else {
             self.raise_gp();
+        }
+        Flow::Resume
+    }
+
+    /// MONITOR or MWAIT, `len` bytes long: the guest waits for nothing.
+    pub(crate) fn monitor_or_mwait(&mut self, len: u8) -> Flow {
+        let quirk = self.vm.policy.quirks.has(quirks::MWAIT_NEVER_UD_FAULTS);
+        if quirk || self.state.features.has(features::MWAIT) {
+            self.skip(len);
+        } else {
+            self.raise(Exception::undefined());
         }
         Flow::Resume
     }

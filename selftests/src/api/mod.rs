@@ -12,6 +12,7 @@ mod mce;
 mod memory;
 mod msr_filter;
 mod msrs;
+mod quirks;
 mod run;
 mod sregs;
 mod stale;
@@ -37,6 +38,7 @@ pub fn tests() -> Vec<Test> {
         cpuid::TESTS,
         msrs::TESTS,
         run::TESTS,
+        quirks::TESTS,
         events::TESTS,
         msr_filter::TESTS,
         clock::TESTS,

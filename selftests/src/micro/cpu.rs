@@ -27,7 +27,6 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/hypercall", hypercall),
     Test::new("micro/hypercall_of_other_vendor", hypercall_foreign),
     Test::new("micro/invlpg_wbinvd_pause", harmless),
-    Test::new("micro/monitor_mwait", mwait),
 ];
 
 /// The guest executes CPUID for each pair it is given in a table, and stores what it gets.
@@ -525,25 +524,6 @@ fn harmless() {
         a.hlt()
     });
     eq!(g.values(), vec![]);
-}
-
-fn mwait() {
-    // Not offered in CPUID: #UD or nothing at all, never a stuck CPU.
-    let g = Guest::new(Mode::Long);
-    g.load(|a| {
-        a.mov(eax, DATA as u32)?;
-        a.xor(ecx, ecx)?;
-        a.xor(edx, edx)?;
-        a.monitor()?;
-        a.mwait()?;
-        a.hlt()
-    });
-    let e = g.cpu.run();
-    match e {
-        Exit::Hlt => {}
-        Exit::Io { port: 0xee, .. } => eq!(g.trap().vector, 6),
-        e => check!(false, "{e:x?}"),
-    }
 }
 
 /// An instruction that CPUID does not show is undefined, though the CPU has it.
