@@ -5,6 +5,7 @@
 use crate::guest::*;
 use crate::harness::{self, Test};
 use crate::kvm::{Exit, MsrsBuf, SET_MSRS};
+use crate::sys;
 use crate::{check, eq};
 use iced_x86::code_asm::*;
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
@@ -152,6 +153,10 @@ fn compare(mode: Mode, cases: &[Case], change: fn(&Guest)) {
         for (o, _) in &mut out {
             o.regs.rflags &= !undefined;
             let s = &mut o.sregs;
+            if sys::on_bochs_svm() {
+                // Which does not load CR2: it is the host's.
+                s.cr2 = 0;
+            }
             for seg in [
                 &mut s.ds, &mut s.es, &mut s.fs, &mut s.gs, &mut s.ss, &mut s.ldt,
             ] {
@@ -443,8 +448,8 @@ fn transfers() {
         Case("INT 33", |a| a.int(0x21), 0),
         Case("INT3", |a| a.int3(), 0),
         Case("RET", |a| a.ret(), 0),
-        Case("SYSENTER", |a| a.sysenter(), 0),
     ];
+    let sysenter: &[Case] = &[Case("SYSENTER", |a| a.sysenter(), 0)];
     let long: &[Case] = &[
         Case("SYSCALL", |a| a.syscall(), 0),
         Case("JMP m16:32", |a| a.jmp(fword_ptr(r8)), 0),
@@ -463,6 +468,14 @@ fn transfers() {
     compare(Mode::Long, both, frame);
     compare(Mode::Long, long, frame);
     compare(Mode::Prot, both, frame);
+    compare(Mode::Prot, sysenter, frame);
+    if sys::on_bochs_svm() {
+        harness::say(
+            "# SYSENTER in long mode is left out: Bochs does not give #UD as AMD's CPUs do",
+        );
+    } else {
+        compare(Mode::Long, sysenter, frame);
+    }
     compare(Mode::Pae, legacy, frame);
 }
 
