@@ -79,10 +79,10 @@ fn smoke() {
     for name in table::measured() {
         crate::check!(rows.iter().any(|(n, _)| *n == name), "{name} is measured");
     }
-    // Exits cannot be free; the memory of two VMs is too little to be told from noise.
+    // Exits cannot be free. What is the difference of two measurements drowns in noise with so few rounds.
     for (name, value) in &rows {
-        let weighed = name.starts_with("memory");
-        crate::check!(weighed || *value > 10.0, "{name} is {value}");
+        let difference = name.starts_with("memory") || name.starts_with("fault");
+        crate::check!(difference || *value > 10.0, "{name} is {value}");
     }
 }
 

@@ -53,9 +53,13 @@ fn cr_access() {
     );
     let s = g.cpu.sregs();
     eq!(
-        (s.cr0, s.cr4 & !0x40, s.cr2, s.cr3, s.cr8),
-        (0x8001_0033, 0x2a0, 0x1234_5678_9abc, PML4, 9)
+        (s.cr0, s.cr4 & !0x40, s.cr3, s.cr8),
+        (0x8001_0033, 0x2a0, PML4, 9)
     );
+    // There a page fault of the host, before the guest is entered again, leaves its address.
+    if !on_bochs_svm() {
+        eq!(s.cr2, 0x1234_5678_9abc);
+    }
 }
 
 fn cr_bad_writes() {
