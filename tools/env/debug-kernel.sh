@@ -18,6 +18,8 @@ build_debug_kernel() {
     # A build that was broken off goes on; another configuration rebuilds what it has to.
     mkdir -p "$dir/build"
     rm -f "$dir/kbuild-args"
+    # It has no modules of its own.
+    mkdir -p "$dir/modules"
     sed 's/ *# required$//' "$FRAGMENT" >"$dir/fragment"
     in_root make -C "$source" O="/cache/kernel/$name/build" "${ARGS[@]}" \
         KCONFIG_ALLCONFIG="/cache/kernel/$name/fragment" allnoconfig

@@ -4,7 +4,7 @@
 # archives one after the other, so a run carries only what it needs.   usage: initramfs.sh PART...
 #   base      busybox, init and its helpers          intree    the kernel's own KVM modules, unpacked
 #   ours      kvm.ko                                 guest     a stock kernel and an initrd to run as a guest
-#   programs  lodge and the selftests                foreign   modules that hold the CPUs' virtualization, for a test
+#   programs  lodge and the selftests                foreign   modules of the tests: some hold the CPUs' virtualization, one makes allocations fail
 #   perf      the kernel's perf and its libraries
 #   extras    modules of the stock kernel that the selftests load: RAM disks, MSRs
 #   qemu      QEMU with its libraries and firmware, as in the Debian root
@@ -86,9 +86,9 @@ part_intree() {
 part_foreign() {
     local built
     built=$LODGE_CACHE/module/$(kernel_version)-foreign
-    fresh "$PARTS/foreign" "$built"/kvm-{amd,intel}.ko && return
+    fresh "$PARTS/foreign" "$built"/{kvm-amd,kvm-intel,fail_nth}.ko && return
     mkdir -p "$work/modules/foreign"
-    cp "$built"/kvm-{amd,intel}.ko "$work/modules/foreign/"
+    cp "$built"/{kvm-amd,kvm-intel,fail_nth}.ko "$work/modules/foreign/"
     pack "$work" "$PARTS/foreign"
 }
 

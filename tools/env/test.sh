@@ -90,7 +90,7 @@ suite_long_host() {
 suite_long_vm() {
     local vendor=$1 slow=$(($2 * slower)) limit=$(($3 * slower)) scale=$4 module=${MODULE:-ours}
     shift 4
-    "$env/vm.sh" --vendor "$vendor" --timeout "$limit" --module "$module" --parts "programs extras" \
+    "$env/vm.sh" --vendor "$vendor" --timeout "$limit" --module "$module" --parts "programs foreign extras" \
         --log "$LODGE_LOG/vm-long-$vendor.log" "$@" \
         "selftests --long --list | grep -q -e '${T:-}' || exit 0
          selftests --long --scale ${SCALE:-$scale} --slow $slow ${T:-}; tests=\$?; check-leaks; [ \$tests\$? = 00 ]"
