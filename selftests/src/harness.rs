@@ -6,6 +6,7 @@
 
 use crate::kmsg::Kmsg;
 use crate::sys::{self, Ended};
+use std::fmt::{Arguments, Debug, Display};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::OnceLock;
@@ -142,11 +143,9 @@ macro_rules! eq {
     ($got:expr, $want:expr, $($note:tt)+) => {
         match (&$got, &$want) {
             (got, want) => if *got != *want {
-                let what = stringify!($got).split_whitespace().collect::<Vec<_>>().join(" ");
-                $crate::harness::fail(&format!(
-                    "{}:{}: {} is {:x?}, expected {:x?} {}",
-                    file!(), line!(), what, got, want, format!($($note)+)
-                ));
+                $crate::harness::differs(
+                    concat!(file!(), ":", line!()), stringify!($got), &got, &want, format_args!($($note)+)
+                );
             },
         }
     };
@@ -157,7 +156,7 @@ macro_rules! eq {
 macro_rules! check {
     ($cond:expr, $($note:tt)+) => {{
         if !$cond {
-            $crate::harness::fail(&format!("{}:{}: not {}: {}", file!(), line!(), stringify!($cond), format!($($note)+)));
+            $crate::harness::unmet(concat!(file!(), ":", line!()), stringify!($cond), format_args!($($note)+));
         }
     }};
 }
@@ -168,15 +167,32 @@ macro_rules! must {
     ($e:expr) => {
         match $e {
             Ok(v) => v,
-            Err(e) => panic!(
-                "{}:{}: {} failed: errno {}",
-                file!(),
-                line!(),
-                stringify!($e),
-                e
-            ),
+            Err(e) => $crate::harness::refused(concat!(file!(), ":", line!()), stringify!($e), &e),
         }
     };
+}
+
+// What the macros do when a check fails is in functions, so that each of the many checks is little code.
+
+/// A failed [`eq!`].
+#[cold]
+pub fn differs(at: &str, what: &str, got: &dyn Debug, want: &dyn Debug, note: Arguments<'_>) {
+    let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+    fail(&format!(
+        "{at}: {what} is {got:x?}, expected {want:x?} {note}"
+    ));
+}
+
+/// A failed [`check!`].
+#[cold]
+pub fn unmet(at: &str, what: &str, note: Arguments<'_>) {
+    fail(&format!("{at}: not {what}: {note}"));
+}
+
+/// A failed [`must!`].
+#[cold]
+pub fn refused(at: &str, what: &str, errno: &dyn Display) -> ! {
+    panic!("{at}: {what} failed: errno {errno}")
 }
 
 fn child(t: &Test, out: i32) -> i32 {

@@ -4,7 +4,7 @@
 
 use crate::guest::*;
 use crate::kvm::{Exit, SET_SREGS};
-use crate::sys::on_tcg;
+use crate::sys::{on_bochs_svm, on_tcg};
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
 /// The type of a 32- or 64-bit task state that is loaded: busy. QEMU's TCG keeps it as it was before LTR made it busy, and
@@ -204,13 +204,14 @@ impl Ring {
         self.g.mem.fill(at + 0x78, 8, 0xff);
     }
 
-    /// Everywhere that this guest can be.
+    /// Everywhere that this guest can be. An exit from virtual-8086 mode ends Bochs itself on its SVM ("VM is set in long mode").
     pub fn wheres(&self) -> Vec<Where> {
         let mut v = Vec::new();
+        let no_vm86 = self.bits64() || on_bochs_svm();
         for (ring3, vm86) in [(false, false), (true, false), (false, true)] {
             for iopl in [0, 3] {
                 for umip in [false, true] {
-                    if vm86 && self.bits64() || umip && !self.umip {
+                    if vm86 && no_vm86 || umip && !self.umip {
                         continue;
                     }
                     v.push(Where {
