@@ -17,6 +17,7 @@ pub(crate) fn check<B: Backend>(cap: usize) -> isize {
         KVM_CAP_USER_MEMORY
         | KVM_CAP_USER_MEMORY2
         | KVM_CAP_EXT_CPUID
+        | KVM_CAP_EXT_EMUL_CPUID
         | KVM_CAP_SET_TSS_ADDR
         | KVM_CAP_SET_IDENTITY_MAP_ADDR
         | KVM_CAP_DESTROY_MEMORY_REGION_WORKS

@@ -23,6 +23,7 @@ numbers! {
     CHECK_EXTENSION = _IO(0x03);
     GET_VCPU_MMAP_SIZE = _IO(0x04);
     GET_SUPPORTED_CPUID = _IOWR::<kvm_cpuid2>(0x05);
+    GET_EMULATED_CPUID = _IOWR::<kvm_cpuid2>(0x09);
     CREATE_VCPU = _IO(0x41);
     GET_DIRTY_LOG = _IOW::<kvm_dirty_log>(0x42);
     SET_USER_MEMORY_REGION = _IOW::<kvm_userspace_memory_region>(0x46);

@@ -94,15 +94,23 @@ fn entry_to(e: &Entry) -> kvm_cpuid_entry2 {
 
 const HEADER: usize = core::mem::size_of::<Header>();
 
-/// KVM_GET_SUPPORTED_CPUID: E2BIG when there is no room for all entries, with the number that there would be.
-pub(crate) fn get_supported(arg: usize) -> Result<isize> {
-    let header: Header = user::get(arg)?;
-    let room = header.count.min(MAX_ENTRIES as u32) as usize;
-    if header.count == 0 {
-        return Err(E2BIG);
+/// How many entries user space has room for: at least one, or E2BIG.
+fn room(header: &Header) -> Result<usize> {
+    match header.count {
+        0 => Err(E2BIG),
+        n => Ok(n.min(MAX_ENTRIES as u32) as usize),
     }
+}
+
+/// Puts the entries that `produce` makes behind the header; E2BIG if there are more than room for them.
+fn put_entries(
+    arg: usize,
+    header: &Header,
+    produce: impl FnOnce(&mut dyn FnMut(Entry) -> Result) -> Result,
+) -> Result<isize> {
+    let room = room(header)?;
     let mut entries = KVVec::with_capacity(room, GFP_KERNEL_ACCOUNT)?;
-    cpuid_host::supported(&crate::sys::cpu::cpuid, host::caps()?, &mut |e: Entry| {
+    produce(&mut |e: Entry| {
         if entries.len() >= room {
             return Err(E2BIG);
         }
@@ -118,6 +126,30 @@ pub(crate) fn get_supported(arg: usize) -> Result<isize> {
         },
     )?;
     Ok(0)
+}
+
+/// KVM_GET_SUPPORTED_CPUID: E2BIG when there is no room for all entries.
+pub(crate) fn get_supported(arg: usize) -> Result<isize> {
+    let header: Header = user::get(arg)?;
+    let caps = host::caps()?;
+    put_entries(arg, &header, |push| {
+        cpuid_host::supported(&crate::sys::cpu::cpuid, caps, &mut |e| push(e))
+    })
+}
+
+/// KVM_GET_EMULATED_CPUID: E2BIG when there is no room for all entries, EINVAL when the padding of the given ones is not zero or
+/// cannot be read.
+pub(crate) fn get_emulated(arg: usize) -> Result<isize> {
+    let header: Header = user::get(arg)?;
+    let given: KVVec<kvm_cpuid_entry2> = user::get_slice(user::after(arg, HEADER)?, room(&header)?)
+        .map_err(|e| if e == EFAULT { EINVAL } else { e })?;
+    if given.iter().any(|e| e.padding != [0; 3]) {
+        return Err(EINVAL);
+    }
+    let caps = host::caps()?;
+    put_entries(arg, &header, |push| {
+        cpuid_host::emulated(caps, &mut |e| push(e))
+    })
 }
 
 /// KVM_SET_CPUID: as KVM_SET_CPUID2, with entries that have no index.

@@ -28,6 +28,7 @@ impl<B: Backend> SystemDevice for Device<B> {
             ioctl::CREATE_VM if arg != 0 => Err(EINVAL),
             ioctl::CREATE_VM => file::new_fd(Vm::<B>::new),
             ioctl::GET_SUPPORTED_CPUID => cpuid::get_supported(arg),
+            ioctl::GET_EMULATED_CPUID => cpuid::get_emulated(arg),
             ioctl::GET_MSR_INDEX_LIST => msr::index_list(arg),
             ioctl::GET_MSR_FEATURE_INDEX_LIST => msr::feature_index_list(arg),
             ioctl::GET_MSRS => msr::feature_msrs(arg),

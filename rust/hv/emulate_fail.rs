@@ -46,7 +46,7 @@ impl<B: Backend> Loaded<'_, B> {
                 Ok(self.foreign_hypercall())
             }
             Ok(Kind::Syscall | Kind::Sysenter | Kind::Sysexit) if foreign => self.emulate(),
-            Ok(Kind::Rdpid) => self.emulate(),
+            Ok(Kind::Rdpid | Kind::Movbe) => self.emulate(),
             _ => {
                 self.raise(Exception::undefined());
                 Ok(Flow::Resume)

@@ -7,6 +7,7 @@ use crate::hv::vcpu::Loaded;
 use crate::model::cr;
 use crate::model::emu::job::{Answer, Need, Table};
 use crate::model::event::Exception;
+use crate::model::msr::Who;
 use crate::model::regs::{Segment, TableReg};
 use crate::sys::fpu;
 
@@ -27,8 +28,8 @@ impl<B: Backend> Loaded<'_, B> {
             Need::WriteCr { cr, value } => ack(self.write_cr(cr, value)),
             Need::ReadDr { dr } => value(self.read_dr(dr)),
             Need::WriteDr { dr, value } => ack(self.write_dr(dr, value)),
-            Need::ReadMsr { index } => value(self.guest_read_msr(index).map_err(refused)),
-            Need::WriteMsr { index, value } => {
+            Need::Rdmsr { index } => value(self.guest_read_msr(index).map_err(refused)),
+            Need::Wrmsr { index, value } => {
                 ack(self.guest_write_msr(index, value).map_err(refused))
             }
             Need::Invlpg { .. } => {
@@ -45,6 +46,14 @@ impl<B: Backend> Loaded<'_, B> {
                 fpu::x87_init();
                 Answer::Ack
             }
+            // No instruction of the guest's names these: the filter of user space's is not asked.
+            Need::ReadMsr { index } => value(
+                self.read_msr(index, Who::Guest)
+                    .map_err(|_| Exception::protection(0)),
+            ),
+            Need::WriteMsr { index, value } => ack(self
+                .write_msr(index, value, Who::Guest)
+                .map_err(|_| Exception::protection(0))),
             other => self.table_need(other),
         }
     }

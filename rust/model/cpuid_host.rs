@@ -4,7 +4,7 @@
 
 use super::cpuid::{is_indexed, Entry, Vendor, SIGNIFICANT_INDEX};
 use super::cr::{efer, xcr0};
-use super::features::{self, Caps, Feature, Offer, Reg, Word, TABLE};
+use super::features::{self, Caps, Feature, Offer, Reg, Row, Word, TABLE};
 
 /// The hypervisor leaf with the signature.
 pub const KVM_SIGNATURE: u32 = 0x4000_0000;
@@ -127,20 +127,40 @@ impl HostCaps {
         caps
     }
 
+    /// The CPU has it, and a guest can have it.
+    fn is_there(&self, f: Feature) -> bool {
+        self.raw.has(f) && !self.config.without.has(f)
+    }
+
+    fn emulates(&self, row: &Row) -> bool {
+        match row.offer {
+            Offer::Emulated(needs) => needs.is_none_or(|f| self.is_there(f)),
+            _ => false,
+        }
+    }
+
+    /// What of a word the emulator can make, whether the CPU has it or not.
+    fn emulated(&self, w: Word) -> u32 {
+        TABLE
+            .iter()
+            .filter(|row| row.feature.word == w && self.emulates(row))
+            .fold(0, |all, row| all | row.feature.mask())
+    }
+
     fn choose(&mut self) {
         for row in TABLE {
             let f = row.feature;
-            let there = self.raw.has(f) && !self.config.without.has(f);
+            let there = self.is_there(f);
             let offer = match row.offer {
-                Offer::Host => there,
+                Offer::Host | Offer::Emulated(_) => there,
                 Offer::State(needs) => there && self.xcr0 & needs == needs,
                 Offer::Always => true,
                 Offer::Apic => self.config.lapic,
                 Offer::OnRequest | Offer::Dynamic | Offer::No => false,
             };
             self.offered.set(f, offer);
-            self.honoured
-                .set(f, offer || matches!(row.offer, Offer::OnRequest));
+            let made = matches!(row.offer, Offer::OnRequest) || self.emulates(row);
+            self.honoured.set(f, offer || made);
         }
         // Told by the host kernel rather than by CPUID: older CPUs have the property and not the bit.
         for (f, known) in [
@@ -246,6 +266,27 @@ pub fn supported<E>(
         }
     }
     Ok(())
+}
+
+/// Produces the entries of KVM_GET_EMULATED_CPUID, as [`supported`] does: the features that the emulator makes.
+pub fn emulated<E>(
+    caps: &HostCaps,
+    push: &mut impl FnMut(Entry) -> Result<(), E>,
+) -> Result<(), E> {
+    let entry = |function| Entry {
+        function,
+        ..Entry::default()
+    };
+    push(Entry { eax: 7, ..entry(0) })?;
+    push(Entry {
+        ecx: caps.emulated(Word::L1Ecx),
+        ..entry(1)
+    })?;
+    push(Entry {
+        flags: SIGNIFICANT_INDEX,
+        ecx: caps.emulated(Word::L7Ecx),
+        ..entry(7)
+    })
 }
 
 struct Output<'a, H, P> {

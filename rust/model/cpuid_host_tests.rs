@@ -588,3 +588,55 @@ mod against_kvm {
         }
     }
 }
+
+#[test]
+fn what_the_emulator_makes() {
+    use features::{MOVBE, RDPID, RDTSCP};
+    for cpu in cpus() {
+        let mut config = cpu.config();
+        for rdtscp in [true, false] {
+            config.without.set(RDTSCP, !rdtscp);
+            let caps = HostCaps::probe(&|l, s| cpu.cpuid(l, s), &config);
+            let mut list = Vec::new();
+            let told: Result<(), ()> = emulated(&caps, &mut |e| {
+                list.push(e);
+                Ok(())
+            });
+            assert_eq!(told, Ok(()));
+            let told: Vec<_> = list
+                .iter()
+                .map(|e| (e.function, e.index, e.flags, e.regs()))
+                .collect();
+            let rdpid = if rdtscp && caps.cpu_has(RDTSCP) {
+                RDPID.mask()
+            } else {
+                0
+            };
+            let want = [
+                (0, 0, 0, [7, 0, 0, 0]),
+                (1, 0, 0, [0, 0, MOVBE.mask(), 0]),
+                (7, 0, SIGNIFICANT_INDEX, [0, 0, rdpid, 0]),
+            ];
+            assert_eq!(told, want, "{}", cpu.name);
+            // It is not offered for that, and a guest that is told of it has it.
+            assert_eq!(caps.has(MOVBE), caps.cpu_has(MOVBE), "{}", cpu.name);
+            assert_ne!(caps.honoured(Word::L1Ecx) & MOVBE.mask(), 0);
+            assert_eq!(
+                caps.honoured(Word::L7Ecx) & RDPID.mask() != 0,
+                rdpid != 0 || caps.has(RDPID)
+            );
+        }
+    }
+    // No room for all.
+    let caps = cpu("icelake-client").caps();
+    let mut room = 2;
+    let told = emulated(&caps, &mut |_| {
+        room -= 1;
+        if room < 0 {
+            Err(())
+        } else {
+            Ok(())
+        }
+    });
+    assert_eq!(told, Err(()));
+}

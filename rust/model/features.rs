@@ -198,6 +198,8 @@ pub enum Offer {
     Apic,
     /// Not offered, but honoured if user space sets it: the module can make it.
     OnRequest,
+    /// As the CPU has it; if user space asks, the emulator makes it where the CPU does not. It may need another feature of the CPU's.
+    Emulated(Option<Feature>),
     /// Never offered; the guest's CPUID follows a register of the guest.
     Dynamic,
     /// Not offered yet.
@@ -233,7 +235,7 @@ macro_rules! features {
 const AVX_STATE: u64 = xcr0::FP | xcr0::SSE | xcr0::YMM;
 const AVX512_STATE: u64 = AVX_STATE | xcr0::AVX512;
 
-use Offer::{Always, Apic, Dynamic, Host, No, OnRequest, State};
+use Offer::{Always, Apic, Dynamic, Emulated, Host, No, OnRequest, State};
 
 features! {
     SSE3 = L1Ecx 0, "pni", Host;
@@ -253,7 +255,7 @@ features! {
     SSE4_1 = L1Ecx 19, "sse4_1", Host;
     SSE4_2 = L1Ecx 20, "sse4_2", Host;
     X2APIC = L1Ecx 21, "x2apic", Apic;
-    MOVBE = L1Ecx 22, "movbe", Host;
+    MOVBE = L1Ecx 22, "movbe", Emulated(None);
     POPCNT = L1Ecx 23, "popcnt", Host;
     TSC_DEADLINE = L1Ecx 24, "tsc_deadline_timer", Apic;
     AES = L1Ecx 25, "aes", Host;
@@ -345,7 +347,8 @@ features! {
     AVX512_BITALG = L7Ecx 12, "avx512_bitalg", State(AVX512_STATE);
     AVX512_VPOPCNTDQ = L7Ecx 14, "avx512_vpopcntdq", State(AVX512_STATE);
     LA57 = L7Ecx 16, "la57", Host;
-    RDPID = L7Ecx 22, "rdpid", Host;
+    /// What it reads comes with RDTSCP.
+    RDPID = L7Ecx 22, "rdpid", Emulated(Some(RDTSCP));
     /// Needs IA32_DEBUGCTL.BUS_LOCK_DETECT and DR6.
     BUS_LOCK_DETECT = L7Ecx 24, "bus_lock_detect", No;
     CLDEMOTE = L7Ecx 25, "cldemote", Host;

@@ -127,6 +127,8 @@ fn instructions(caps: &Caps, host: &HostCaps, vendor: Vendor) -> u16 {
         (has::CX16, features::CX16),
     ];
     let of_guest = [
+        // For a guest that is told of it, the emulator makes it where the CPU does not.
+        (has::MOVBE, features::MOVBE),
         (has::RDTSCP, features::RDTSCP),
         (has::RDPID, features::RDPID),
         (has::SMAP, features::SMAP),

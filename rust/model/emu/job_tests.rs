@@ -440,7 +440,7 @@ fn control_registers_and_msrs() {
     let (_, _, m) = long(&[0x0f, 0x30], &[(RAX, u64::MAX), (RCX, 0x10), (RDX, 1)]);
     assert_eq!(
         m.trace,
-        [Need::WriteMsr {
+        [Need::Wrmsr {
             index: 0x10,
             value: 0x1_ffff_ffff
         }]

@@ -117,7 +117,7 @@ impl Machine {
                     .copy_from_slice(&self.ram[range]);
                 Answer::Ack
             }
-            Need::ReadCr { .. } | Need::ReadDr { .. } | Need::ReadMsr { .. } => {
+            Need::ReadCr { .. } | Need::ReadDr { .. } | Need::Rdmsr { .. } => {
                 Answer::Value(self.input)
             }
             Need::ReadVec { reg } => Answer::Vector(self.vectors[usize::from(reg)]),

@@ -164,8 +164,10 @@ impl System {
                 self.loads.push((seg, value));
                 Answer::Ack
             }
-            Need::ReadMsr { index } => Answer::Value(self.msrs.get(&index).copied().unwrap_or(0)),
-            Need::WriteMsr { index, value } => {
+            Need::ReadMsr { index } | Need::Rdmsr { index } => {
+                Answer::Value(self.msrs.get(&index).copied().unwrap_or(0))
+            }
+            Need::WriteMsr { index, value } | Need::Wrmsr { index, value } => {
                 self.msrs.insert(index, value);
                 Answer::Ack
             }

@@ -40,6 +40,7 @@ const fn words(need: &Need) -> u8 {
         | Need::WriteCr { .. }
         | Need::WriteDr { .. }
         | Need::WriteMsr { .. }
+        | Need::Wrmsr { .. }
         | Need::WriteXcr { .. }
         | Need::Invlpg { .. }
         | Need::WriteVec { .. }

@@ -113,12 +113,24 @@ pub enum Need {
         /// The value.
         value: u64,
     },
-    /// Read an MSR: [`Answer::Value`] or #GP.
+    /// RDMSR, which user space may have a say in: [`Answer::Value`] or #GP.
+    Rdmsr {
+        /// The register's number.
+        index: u32,
+    },
+    /// WRMSR: [`Answer::Ack`] or #GP.
+    Wrmsr {
+        /// The register's number.
+        index: u32,
+        /// The value.
+        value: u64,
+    },
+    /// Read an MSR that an instruction uses: [`Answer::Value`] or #GP.
     ReadMsr {
         /// Its number.
         index: u32,
     },
-    /// Write an MSR: [`Answer::Ack`] or #GP.
+    /// Write an MSR that an instruction uses: [`Answer::Ack`] or #GP.
     WriteMsr {
         /// Its number.
         index: u32,

@@ -71,7 +71,7 @@ pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {
         Rdmsr => {
             cx.privileged()?;
             let index = cx.reg(RCX, 4) as u32;
-            let value = cx.ask(Need::ReadMsr { index })?;
+            let value = cx.ask(Need::Rdmsr { index })?;
             cx.set_reg(RAX, 4, value);
             cx.set_reg(RDX, 4, value >> 32);
             Ok(())
@@ -80,7 +80,7 @@ pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {
             cx.privileged()?;
             let index = cx.reg(RCX, 4) as u32;
             let value = cx.reg(RAX, 4) | (cx.reg(RDX, 4) << 32);
-            cx.tell(Need::WriteMsr { index, value })?;
+            cx.tell(Need::Wrmsr { index, value })?;
             Ok(())
         }
         Invlpg => {

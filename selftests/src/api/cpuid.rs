@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! KVM_GET_SUPPORTED_CPUID and KVM_SET/GET_CPUID2.
 
-use crate::guest::{Guest, Mode};
-use crate::harness::Test;
+use crate::guest::{Guest, Mode, CODE, DATA};
+use crate::harness::{self, Test};
 use crate::kvm::*;
 use crate::sys::{bad_addr, bytes_of, filled, zeroed, Map};
 use crate::{check, eq};
@@ -12,6 +12,9 @@ use libc::{E2BIG, EFAULT, EINVAL, ENOMEM};
 pub const TESTS: &[Test] = &[
     Test::new("api/supported_cpuid", supported),
     Test::new("api/supported_cpuid_room", room),
+    Test::new("api/cpuid_emulated", emulated),
+    Test::new("api/cpuid_emulated_refused", emulated_refused),
+    Test::new("api/cpuid_emulated_instructions", emulated_instructions),
     Test::new("api/cpuid2_round_trip", round_trip),
     Test::new("api/cpuid2_limits", limits),
     Test::new("api/cpuid2_after_run", after_run),
@@ -319,4 +322,112 @@ fn osxsave() {
     (x.nr_xcrs, x.xcrs[0].value) = (1, 7);
     crate::must!(g.cpu.fd.give(SET_XCRS, &x));
     eq!(size(&g.cpu), Some(832), "the area that XCR0 of 7 needs");
+}
+
+/// Bit 22: MOVBE in ECX of leaf 1, RDPID in ECX of leaf 7.
+const BIT22: u32 = 1 << 22;
+pub(super) const TSC_AUX: u32 = 0xc000_0103;
+
+/// KVM_GET_EMULATED_CPUID with room for all.
+fn emulated_list(k: &Kvm) -> Box<CpuidBuf> {
+    if k.cap(KVM_CAP_EXT_EMUL_CPUID) == 0 {
+        harness::skip("no KVM_CAP_EXT_EMUL_CPUID");
+    }
+    let mut c = with_room(256);
+    eq!(k.0.with(GET_EMULATED_CPUID, &mut *c), Ok(0));
+    c
+}
+
+fn emulated() {
+    let c = emulated_list(&Kvm::open());
+    let told: Vec<_> = list(&c)
+        .iter()
+        .map(|e| (e.function, e.index, e.flags, e.eax, e.ebx, e.edx))
+        .collect();
+    eq!(
+        told,
+        [(0, 0, 0, 7, 0, 0), (1, 0, 0, 0, 0, 0), (7, 0, 1, 0, 0, 0)]
+    );
+    eq!(find(&c, 0, 0).map(|e| e.ecx), Some(0));
+    eq!(find(&c, 1, 0).map(|e| e.ecx), Some(BIT22));
+    let rdpid = find(&c, 7, 0).map_or(0, |e| e.ecx);
+    check!(rdpid == 0 || rdpid == BIT22, "{rdpid:x}");
+}
+
+fn emulated_refused() {
+    let k = Kvm::open();
+    emulated_list(&k);
+    for n in [0, 1, 2] {
+        eq!(
+            k.0.with(GET_EMULATED_CPUID, &mut *with_room(n)),
+            Err(E2BIG),
+            "{n}"
+        );
+    }
+    eq!(k.0.num(GET_EMULATED_CPUID, bad_addr()), Err(EFAULT));
+    for n in 0..3 {
+        let mut c = with_room(20);
+        c.entries[19].padding[n] = 1;
+        eq!(
+            k.0.with(GET_EMULATED_CPUID, &mut *c),
+            Err(EINVAL),
+            "padding {n}"
+        );
+        eq!(c.nent, 20, "nothing was told");
+    }
+    // What is in the entries besides does not matter.
+    let mut c = with_room(20);
+    (c.entries[0].function, c.entries[0].eax) = (7, !0);
+    eq!(k.0.with(GET_EMULATED_CPUID, &mut *c), Ok(0));
+}
+
+/// A guest that executes `code` and halts, with CPUID leaf `leaf` told or not told of bit 22 of ECX.
+pub(super) fn told_of(leaf: u32, told: bool, code: &[u8]) -> Guest {
+    let g = Guest::new(Mode::Long);
+    let mut c = *g.kvm.cpuid();
+    let n = c.nent as usize;
+    match c.entries[..n]
+        .iter_mut()
+        .find(|e| e.function == leaf && e.index == 0)
+    {
+        Some(e) if told => e.ecx |= BIT22,
+        Some(e) => e.ecx &= !BIT22,
+        None => harness::skip(&format!("no CPUID leaf {leaf}")),
+    }
+    eq!(g.cpu.fd.give(SET_CPUID2, &c), Ok(0));
+    g.mem.write(CODE as usize, code);
+    g.mem.wr(CODE as usize + code.len(), 0xf4u8);
+    g.mem.wr(DATA as usize, 0x1122_3344u32);
+    let mut r = g.cpu.regs();
+    r.rbx = DATA;
+    g.cpu.set_regs(&r);
+    g
+}
+
+/// A guest that is told of it can execute it, by the CPU or by the emulator; on a CPU without it others cannot.
+fn emulated_instructions() {
+    let c = emulated_list(&Kvm::open());
+    let movbe: &[u8] = &[0x0f, 0x38, 0xf0, 0x03];
+    let rdpid: &[u8] = &[0xf3, 0x0f, 0xc7, 0xf8];
+    for (leaf, code, want) in [(1, movbe, 0x4433_2211), (7, rdpid, 0x77)] {
+        if find(&c, leaf, 0).map_or(0, |e| e.ecx) & BIT22 == 0 {
+            continue;
+        }
+        let native = crate::sys::cpuid(leaf, 0)[2] & BIT22 != 0;
+        harness::say(&format!("leaf {leaf}: the CPU has it: {native}"));
+        let g = told_of(leaf, true, code);
+        if leaf == 7 {
+            let set = g
+                .cpu
+                .fd
+                .with(SET_MSRS, &mut *MsrsBuf::of(&[(TSC_AUX, want)]));
+            eq!(set, Ok(1), "TSC_AUX");
+        }
+        g.expect(&Exit::Hlt);
+        eq!(g.cpu.regs().rax, want, "leaf {leaf}");
+        if !native {
+            let t = told_of(leaf, false, code).run_to_trap();
+            eq!((t.vector, t.ip), (6, CODE), "leaf {leaf}");
+        }
+    }
 }

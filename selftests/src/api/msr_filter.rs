@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! KVM_CAP_X86_USER_SPACE_MSR and KVM_X86_SET_MSR_FILTER.
 
+use crate::api::cpuid::{told_of, TSC_AUX};
 use crate::guest::*;
 use crate::harness::{self, Test};
 use crate::kvm::*;
@@ -15,6 +16,7 @@ pub const TESTS: &[Test] = &[
     Test::new("api/msr_filter", filter),
     Test::new("api/msr_filter_passed_through", passed_through),
     Test::new("api/msr_filter_refused", refused),
+    Test::new("api/msr_filter_of_rdmsr_only", of_rdmsr_only),
 ];
 
 const INVAL: u64 = 1;
@@ -236,4 +238,20 @@ fn refused() {
     // A range without registers is passed over, whatever else it says.
     eq!(set(&vm, 0, &[(7, 0, 0, bad_addr())]), Ok(0));
     eq!(vm.fd.num(X86_SET_MSR_FILTER, bad_addr()), Err(EFAULT));
+}
+
+/// RDPID uses TSC_AUX, by the CPU or, where that has no RDPID, by the emulator: the filter is about RDMSR and WRMSR.
+fn of_rdmsr_only() {
+    let g = told_of(7, true, &[0xf3, 0x0f, 0xc7, 0xf8]);
+    let bits = Map::anon(4096);
+    let put = g
+        .cpu
+        .fd
+        .with(SET_MSRS, &mut *MsrsBuf::of(&[(TSC_AUX, 0x77)]));
+    eq!(put, Ok(1));
+    eq!(set(&g.vm, 0, &[(READ, TSC_AUX, 1, bits.addr())]), Ok(0));
+    g.expect(&Exit::Hlt);
+    eq!(g.cpu.regs().rax, 0x77);
+    again(&g, true, TSC_AUX, 0);
+    eq!(g.run_to_trap().vector, 13, "RDMSR");
 }
