@@ -54,14 +54,22 @@ pub(crate) mod fault;
 pub mod flush;
 pub mod gwalk;
 pub mod invalidation;
+#[cfg(any(lodge_ledger, test))]
+pub mod ledger;
 pub mod npt;
 #[cfg(CONFIG_RUST)]
 pub(crate) mod pages;
 pub mod pte;
 pub mod slots;
+pub mod step;
 pub mod storage;
 pub mod tdp;
 mod types;
+#[cfg(all(CONFIG_RUST, lodge_ledger))]
+pub(crate) mod vm_ledger;
+#[cfg(all(CONFIG_RUST, not(lodge_ledger)))]
+#[path = "no_ledger.rs"]
+pub(crate) mod vm_ledger;
 #[cfg(CONFIG_RUST)]
 pub(crate) mod vm_mmu;
 

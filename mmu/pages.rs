@@ -42,6 +42,10 @@ impl Cell64 for PageCell {
     fn swap(&self, value: u64) -> u64 {
         self.0.xchg(value, Full)
     }
+    #[cfg(lodge_ledger)]
+    fn moment(&self) -> u64 {
+        super::vm_ledger::moment()
+    }
 }
 
 /// All table pages there are.

@@ -18,6 +18,11 @@ pub trait Cell64 {
     fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64>;
     /// Writes the entry and gives what it was, with the bits hardware set up to then.
     fn swap(&self, value: u64) -> u64;
+    /// The moment, on the clock of `ledger.rs`, which moves by this. A full barrier.
+    #[cfg(any(lodge_ledger, test))]
+    fn moment(&self) -> u64 {
+        0
+    }
 }
 
 /// Gives access to table pages by physical address.
@@ -50,15 +55,30 @@ pub struct Counts {
     pub leaves: [i64; 3],
     /// Table pages below the root.
     pub tables: i64,
+    /// The moment of the last change that takes something from a guest, for `ledger.rs`; 0 if there was none.
+    #[cfg(any(lodge_ledger, test))]
+    pub restricted: u64,
 }
 
 impl Counts {
+    /// None, or no change.
+    pub const NONE: Self = Self {
+        leaves: [0; 3],
+        tables: 0,
+        #[cfg(any(lodge_ledger, test))]
+        restricted: 0,
+    };
+
     /// Adds another count, wrapping.
     pub fn add(&mut self, other: &Counts) {
         for (mine, theirs) in self.leaves.iter_mut().zip(other.leaves) {
             *mine = mine.wrapping_add(theirs);
         }
         self.tables = self.tables.wrapping_add(other.tables);
+        #[cfg(any(lodge_ledger, test))]
+        {
+            self.restricted = self.restricted.max(other.restricted);
+        }
     }
 }
 
@@ -128,10 +148,7 @@ impl Owed<()> {
     pub const NOTHING: Self = Self {
         flush: FlushOwed::NONE,
         graves: (),
-        counts: Counts {
-            leaves: [0; 3],
-            tables: 0,
-        },
+        counts: Counts::NONE,
         bug: None,
     };
 

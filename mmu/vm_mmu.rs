@@ -20,6 +20,7 @@ use super::pte::PteFormat;
 use super::slots::{self, Change, Limits, Slot, SlotError, SlotRequest};
 use super::storage::{Bug, Counts};
 use super::tdp::Tdp;
+use super::vm_ledger::VmLedger;
 use super::{Gfn, GfnRange, Level};
 
 /// What a VM's MMU is to be like.
@@ -143,6 +144,7 @@ pub(super) struct Core<P: PteFormat, F: RemoteFlush> {
     tables: Atomic<i64>,
     /// A change of the tables was refused: the VM must not run on.
     pub(super) broken: Atomic<bool>,
+    ledger: VmLedger,
     flush: Arc<F>,
     limits: Limits,
     /// Only small leaves may be executed from.
@@ -190,6 +192,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
                 leaves: [const { Atomic::new(0) }; 3],
                 tables: Atomic::new(0),
                 broken: Atomic::new(false),
+                ledger: VmLedger::new(),
                 flush,
                 limits,
                 small_code: mm::small_code_only(params::get().nx_huge_pages),
@@ -199,8 +202,9 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         )
     }
 
-    /// Adds a change of the counts.
+    /// Adds a change of the counts. Its flush is paid.
     pub(super) fn count(&self, change: &Counts) {
+        self.ledger.publish(change);
         for (total, n) in self.leaves.iter().zip(change.leaves) {
             if n != 0 {
                 total.add(n, Relaxed);
@@ -438,6 +442,11 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
             *n = total.load(Relaxed);
         }
         counts
+    }
+
+    /// What tests note of the changes.
+    pub(crate) fn ledger(&self) -> &VmLedger {
+        &self.core.ledger
     }
 
     /// Whether the tables are known to be inconsistent: the VM must not run.

@@ -18,7 +18,8 @@ pub struct CpuAsids {
 pub struct VcpuAsid {
     /// The identifier; 0 before the first run.
     pub asid: u32,
-    cpu: u32,
+    /// The CPU that it is good on.
+    pub cpu: u32,
     generation: u64,
 }
 

@@ -8,6 +8,7 @@ use super::asid::{CpuAsids, Tlb, VcpuAsid};
 use super::exit::code;
 use super::hw::{Hw, Resident};
 use super::insn::{self, HostSave, VmcbPage};
+use super::ledger;
 use super::shared::{Shared, SHARED};
 use super::vmcb::{event, intercept, vintr, VmcbSeg};
 use crate::hv::backend::{Backend, Flow, Inject, Shadow, SysSeg, Table};
@@ -15,6 +16,8 @@ use crate::hv::guest_mem::MAX_INSN;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::npt::{Npt, NptConfig};
 use crate::mmu::slots::{FLAG_LOG_DIRTY, FLAG_READONLY};
+use crate::mmu::step::Step;
+use crate::mmu::vm_ledger::{skips, VcpuLedger};
 use crate::mmu::vm_mmu::MmuConfig;
 use crate::mmu::Level;
 use crate::model::cr::efer;
@@ -42,7 +45,10 @@ impl CpuVirt for Svm {
             .get(preempt.cpu() as usize)
             .ok_or(EIO)?
             .activate(preempt);
-        shared.asids.update(preempt, CpuAsids::restarted);
+        shared.tags.forget(preempt);
+        if !skips(Step::Restarted) {
+            shared.asids.update(preempt, CpuAsids::restarted);
+        }
         Ok(())
     }
 
@@ -106,6 +112,7 @@ impl Backend for Svm {
             shared,
             asid: VcpuAsid::default(),
             stale: false,
+            ledger: VcpuLedger::new(),
             nmi_masked: false,
             iret_rip: None,
             stepping: false,
@@ -173,6 +180,8 @@ impl Backend for Svm {
         };
         let before = hw.asid;
         let flush = asids.assign(&mut hw.asid, irq.cpu(), hw.stale, hw.features.flush_by_asid);
+        let (now, flush) = ledger::leave_out(before, hw.asid, flush);
+        hw.asid = now;
         if hw.asid != before {
             shared.asids.set(irq, asids);
         }
@@ -188,6 +197,9 @@ impl Backend for Svm {
         let our_tf = if stepping { rflags::TF } else { 0 };
         v.set_rflags(switch.regs.rflags | our_tf);
         v.set_cr2(switch.cr2);
+        if !hw.check_entry(irq) {
+            return code::INVALID;
+        }
         if !hw.vmcb.run(switch, host_save, irq) {
             hw.vmcb().forget();
             return code::INVALID;
@@ -208,7 +220,10 @@ impl Backend for Svm {
         v.ran(cached && exit != code::INVALID);
         if exit == code::INVALID && flush != Tlb::Keep {
             // Nor that it is refused after the flush rather than before it.
-            shared.asids.set(irq, asids.restarted());
+            shared.tags.forget(preempt);
+            if !skips(Step::Refused) {
+                shared.asids.set(irq, asids.restarted());
+            }
         }
         if exit == code::EXCEPTION | u64::from(exception::MC) {
             insn::machine_check(irq);
@@ -284,6 +299,10 @@ impl Backend for Svm {
 
     fn flush_tlb(hw: &mut Hw) {
         hw.stale = true;
+    }
+
+    fn ledger(hw: &mut Hw) -> &mut VcpuLedger {
+        &mut hw.ledger
     }
 
     fn segment(hw: &mut Hw, seg: Seg) -> Segment {

@@ -7,6 +7,7 @@ use super::features::Features;
 use super::insn::VmcbPage;
 use super::shared::Shared;
 use super::vmcb::{intercept, Vmcb};
+use crate::mmu::vm_ledger::VcpuLedger;
 use crate::sys::cpu::{Flag, Word};
 
 /// A vCPU's hardware state.
@@ -16,6 +17,7 @@ pub(crate) struct Hw {
     pub(super) shared: &'static Shared,
     pub(super) asid: VcpuAsid,
     pub(super) stale: bool,
+    pub(super) ledger: VcpuLedger,
     /// NMIs are blocked.
     pub(super) nmi_masked: bool,
     /// An IRET is about to end the blocking: RIP at its intercept.

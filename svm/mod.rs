@@ -22,6 +22,8 @@ mod hw;
 #[cfg(CONFIG_RUST)]
 mod insn;
 #[cfg(CONFIG_RUST)]
+mod ledger;
+#[cfg(CONFIG_RUST)]
 mod shared;
 
 #[cfg(CONFIG_RUST)]

@@ -7,6 +7,7 @@ use kernel::prelude::*;
 use super::asid::CpuAsids;
 use super::features::{Disabled, Features, Refusal};
 use super::insn::HostSave;
+use crate::mmu::vm_ledger::Tags;
 use crate::model::msr::{HwMsr, Pass};
 use crate::sys::compat::EOPNOTSUPP;
 use crate::sys::cpu;
@@ -19,6 +20,7 @@ use crate::sys::params;
 pub(super) struct Shared {
     pub(super) features: Features,
     pub(super) asids: PerCpu<CpuAsids>,
+    pub(super) tags: Tags,
     pub(super) host_save: KVec<HostSave>,
     /// I/O permission map: every port exits.
     pub(super) iopm: Pages<2>,
@@ -71,6 +73,7 @@ impl Shared {
         Ok(Self {
             features,
             asids: PerCpu::new(CpuAsids::new(features.asids))?,
+            tags: Tags::new(features.asids)?,
             host_save,
             iopm,
             msrpm,

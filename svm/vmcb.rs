@@ -13,7 +13,7 @@ mod access;
 #[path = "vmcb_bits.rs"]
 mod bits;
 
-pub use bits::{event, intercept, vintr};
+pub use bits::{event, intercept, tlb, vintr};
 
 /// A segment register as the state-save area holds it.
 #[derive(Clone, Copy, Debug, Default)]

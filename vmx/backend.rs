@@ -19,6 +19,8 @@ use crate::hv::guest_mem::MAX_INSN;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::ept::{Ept, EptConfig};
 use crate::mmu::slots::{FLAG_LOG_DIRTY, FLAG_READONLY};
+use crate::mmu::step::Step;
+use crate::mmu::vm_ledger::{skips, Roots, VcpuLedger};
 use crate::mmu::vm_mmu::MmuConfig;
 use crate::mmu::Level;
 use crate::model::cr::{cr0, efer};
@@ -97,7 +99,11 @@ impl CpuVirt for Vmx {
             );
             return Err(EIO);
         }
+        shared.epochs.forget(preempt);
         // What an earlier user of VMX left behind.
+        if skips(Step::Online) {
+            return Ok(());
+        }
         let _ = insn::invept(Extent::All, 0);
         if shared.controls.vpid != VpidFlush::None {
             let _ = insn::invvpid(Extent::All, 0);
@@ -182,6 +188,8 @@ impl Backend for Vmx {
             vpid: Vpid::take(shared),
             eptp: 0,
             stale: Stale::new(),
+            ledger: VcpuLedger::new(),
+            roots: Roots::new()?,
             primary: shared.controls.primary,
             entry: shared.controls.entry,
             rsp: 0,
@@ -293,11 +301,11 @@ impl Backend for Vmx {
         if resident.switched.xchg(false, Relaxed) {
             setup::vcpu_barrier(irq.preempt());
         }
-        if resident.moved.xchg(false, Relaxed) {
+        if resident.moved.xchg(false, Relaxed) && !skips(Step::Moved) {
             hw.stale.second_stage();
         }
         hw.load_registers(switch);
-        if hw.flush().is_err() {
+        if hw.flush(irq) != Ok(true) {
             return exit;
         }
         if hw.broken() {
@@ -386,6 +394,10 @@ impl Backend for Vmx {
 
     fn flush_tlb(hw: &mut Hw) {
         hw.stale.second_stage();
+    }
+
+    fn ledger(hw: &mut Hw) -> &mut VcpuLedger {
+        &mut hw.ledger
     }
 
     fn segment(hw: &mut Hw, seg: Seg) -> Segment {

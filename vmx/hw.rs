@@ -10,8 +10,11 @@ use super::insn::{self, Run};
 use super::shared::{Shared, Vpid};
 use super::tlb::{Abilities, Stale};
 use super::vmcs::Fields;
+use crate::mmu::step::Step;
+use crate::mmu::vm_ledger::{skips, Roots, VcpuLedger};
 use crate::model::event::Exception;
 use crate::model::regs::{rflags, Attr, Seg, Segment, RSP};
+use crate::sys::cpu::IrqOff;
 use crate::sys::page::Pages;
 use crate::sys::switch::Switch;
 
@@ -25,6 +28,8 @@ pub(crate) struct Hw {
     pub(super) eptp: u64,
     /// Translations in the TLB that are stale.
     pub(super) stale: Stale,
+    pub(super) ledger: VcpuLedger,
+    pub(super) roots: Roots,
     /// The control words that change, as the VMCS has them.
     pub(super) primary: u32,
     pub(super) entry: u32,
@@ -63,22 +68,29 @@ impl Hw {
         }
     }
 
-    /// Drops what the TLB holds of the guest and should not.
-    pub(super) fn flush(&mut self) -> core::result::Result<(), insn::Failure> {
+    /// Drops what the TLB holds of the guest and should not. False: the guest must not be entered.
+    pub(super) fn flush(&mut self, irq: &IrqOff) -> core::result::Result<bool, insn::Failure> {
         let c = &self.shared.controls;
         let can = Abilities {
             ept_single: c.invept_single,
             vpid_single: c.vpid == VpidFlush::Single,
         };
         let needed = self.stale.invalidate(can, self.vpid.number());
-        if let Some(extent) = needed.ept {
-            insn::invept(extent, self.eptp)?;
+        let mut root = false;
+        match needed.ept {
+            Some(extent) if !skips(Step::Invept) => {
+                insn::invept(extent, self.eptp)?;
+                root = true;
+            }
+            _ => {}
         }
-        if let Some(extent) = needed.vpid {
-            insn::invvpid(extent, self.vpid.number())?;
+        match needed.vpid {
+            Some(extent) if !skips(Step::Invvpid) => insn::invvpid(extent, self.vpid.number())?,
+            _ => {}
         }
         self.stale.done();
-        Ok(())
+        let (roots, epochs) = (&mut self.roots, &self.shared.epochs);
+        Ok(roots.enter(irq, epochs, &mut self.ledger, root))
     }
 
     /// Writes RSP, RIP and RFLAGS where they changed.

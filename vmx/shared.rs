@@ -10,6 +10,7 @@ use super::controls::{negotiate, secondary, Controls, Options, Refusal, VmxCaps,
 use super::setup::GuestMsr;
 use super::vmcs::Lists;
 use super::vpid::{Vpids, WORDS};
+use crate::mmu::vm_ledger::Epochs;
 use crate::model::msr::{HwMsr, Pass};
 use crate::sys::compat::EOPNOTSUPP;
 use crate::sys::cpu::{self, PreemptOff};
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     /// The host's values of [`GuestMsr::ALL`], which are the same on all CPUs but for TSC_AUX.
     pub(super) host_msrs: [u64; 6],
     pub(super) rdtscp: bool,
+    pub(super) epochs: Epochs,
     _lists: Lists,
 }
 
@@ -50,6 +52,7 @@ impl Shared {
         for _ in 0..WORDS {
             taken.push(0u64, GFP_KERNEL)?;
         }
+        let epochs = Epochs::new()?;
         let preempt = PreemptOff::new();
         let rdtscp = controls.secondary & secondary::RDTSCP != 0;
         let host_msrs = GuestMsr::ALL.map(|m| {
@@ -66,6 +69,7 @@ impl Shared {
             vpids: KBox::pin_init(new_mutex!(taken, "lodge_vpids"), GFP_KERNEL)?,
             host_msrs,
             rdtscp,
+            epochs,
             _lists: Lists::new()?,
         })
     }

@@ -3,81 +3,23 @@
 //! change entries and those who run guests, ASIDs, VPIDs and invalidations. One flush at a time can be left out.
 
 use std::boxed::Box;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::vec::Vec;
 
 use super::tlb::{Cached, Hit, Tag, Tlb};
 use crate::mmu::flush::{self, FlushReason, RemoteFlush};
+use crate::mmu::ledger::{self, Held, Missing};
 use crate::mmu::pte::PteFormat;
+use crate::mmu::step::{Flush, Step};
 use crate::mmu::storage::{Cell64, Counts, Graveyard, TablePool, Tables};
 use crate::mmu::tdp::{Map, MapError, Tdp};
 use crate::mmu::{Gfn, GfnRange, Level, MemType, Perms, Pfn, TablePa, ENTRIES};
 use crate::model::kick::{Flag, Number, Presence};
 use crate::svm::asid::{CpuAsids, Tlb as AsidFlush, VcpuAsid};
-use crate::vmx::tlb::{Abilities, Invalidate, Stale};
+use crate::vmx::tlb::{Abilities, Extent, Invalidate, Stale};
 use crate::vmx::vpid::Vpids;
-
-/// A flush of the module, or a step that stands for one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Step {
-    /// Those who change entries call for a flush.
-    Remote(FlushReason),
-    /// A vCPU in the guest is interrupted.
-    Kick,
-    /// An entry looks whether a flush was demanded.
-    Demand,
-    /// A flush that was taken by an entry that is given up is still owed.
-    GivenUp,
-    /// AMD: the entry flushes its ASID.
-    FlushAsid,
-    /// AMD without flush by ASID: a stale vCPU gets a new ASID.
-    FreshAsid,
-    /// AMD: a vCPU that comes from another CPU gets a new ASID.
-    MovedAsid,
-    /// AMD: a new generation of ASIDs begins with a flush of all.
-    Generation,
-    /// AMD: a CPU that was off begins a new generation.
-    Restarted,
-    /// AMD: a refused entry, which may not have flushed, begins a new generation.
-    Refused,
-    /// Intel: INVEPT at an entry.
-    Invept,
-    /// Intel: a vCPU that comes from another CPU is stale.
-    Moved,
-    /// Intel: a new vCPU is stale.
-    New,
-    /// Intel: INVVPID at an entry, after the guest's translations were changed behind its back.
-    Invvpid,
-    /// Intel: a CPU that comes online drops everything.
-    Online,
-}
-
-/// All of them: a new reason or step has to be listed, and the list is checked against the rows.
-pub(super) fn steps() -> Vec<Step> {
-    let own = [
-        Step::Kick,
-        Step::Demand,
-        Step::GivenUp,
-        Step::FlushAsid,
-        Step::FreshAsid,
-        Step::MovedAsid,
-        Step::Generation,
-        Step::Restarted,
-        Step::Refused,
-        Step::Invept,
-        Step::Moved,
-        Step::New,
-        Step::Invvpid,
-        Step::Online,
-    ];
-    FlushReason::ALL
-        .map(Step::Remote)
-        .into_iter()
-        .chain(own)
-        .collect()
-}
 
 /// What the CPUs are like.
 #[derive(Clone, Copy, Debug)]
@@ -123,7 +65,18 @@ struct Remote {
     vm: usize,
     vcpus: Mutex<Vec<Arc<Shared>>>,
     without: Option<Step>,
+    /// For the ledger.
+    published: AtomicU64,
 }
+
+impl Remote {
+    fn publish(&self, counts: &Counts) {
+        self.published.fetch_max(counts.restricted, SeqCst);
+    }
+}
+
+/// The ledger's clock. Worlds share it, as only its order matters.
+static CLOCK: AtomicU64 = AtomicU64::new(0);
 
 impl RemoteFlush for Remote {
     fn flush_remote_tlbs(&self, why: FlushReason) {
@@ -156,6 +109,9 @@ impl Cell64 for Word {
     }
     fn swap(&self, value: u64) -> u64 {
         self.0.swap(value, SeqCst)
+    }
+    fn moment(&self) -> u64 {
+        CLOCK.fetch_add(1, SeqCst) + 1
     }
 }
 
@@ -230,12 +186,43 @@ struct Vcpu {
     /// The CPU that has its control block, and whether that is new.
     active: Option<usize>,
     moved: bool,
+    /// The moment since which all that it runs with was made.
+    since: u64,
 }
 
 struct Cpu {
     tlb: Tlb,
+    /// What the ledger thinks that is in there: by ASID, or by root.
+    held: BTreeMap<u64, Held>,
+    /// And with all other tags.
+    rest: Held,
     asids: CpuAsids,
     online: bool,
+}
+
+impl Cpu {
+    /// The ledger no longer knows what this CPU has.
+    fn forget(&mut self) {
+        self.held.clear();
+        self.rest = Held::Unknown;
+    }
+
+    /// The ledger's part in an entry of `owner` with `tag`; gives the moment since which all was made that it runs with.
+    fn note_entry(
+        &mut self,
+        tag: u64,
+        flush: Flush,
+        owner: usize,
+        published: u64,
+    ) -> Result<u64, Missing> {
+        if flush == Flush::All {
+            self.held.clear();
+            self.rest = Held::Nothing;
+        }
+        let held = self.held.entry(tag).or_insert(self.rest);
+        let now = CLOCK.load(SeqCst);
+        held.enter(flush != Flush::None, owner as u64, published, now)
+    }
 }
 
 /// The machine.
@@ -250,6 +237,8 @@ pub(super) struct World<P: PteFormat> {
     vpids: Vec<u64>,
     /// What went wrong first.
     pub(super) stale: Option<std::string::String>,
+    /// What the ledger found first.
+    pub(super) missing: Option<Missing>,
 }
 
 impl<P: PteFormat> World<P> {
@@ -268,10 +257,13 @@ impl<P: PteFormat> World<P> {
             vcpus: Vec::new(),
             vpids: std::vec![0; 1],
             stale: None,
+            missing: None,
         };
         for _ in 0..2 {
             world.cpus.push(Cpu {
                 tlb: Tlb::unknown(),
+                held: BTreeMap::new(),
+                rest: Held::Unknown,
                 asids: CpuAsids::new(asids),
                 online: false,
             });
@@ -319,6 +311,7 @@ impl<P: PteFormat> World<P> {
         }
         self.cpus[cpu].online = false;
         self.cpus[cpu].tlb = Tlb::unknown();
+        self.cpus[cpu].forget();
     }
 
     pub(super) fn new_vm(&mut self) -> usize {
@@ -328,6 +321,7 @@ impl<P: PteFormat> World<P> {
             vm,
             vcpus: Mutex::new(Vec::new()),
             without: self.without,
+            published: AtomicU64::new(0),
         });
         self.vms.push(Some(Vm {
             tdp,
@@ -380,6 +374,7 @@ impl<P: PteFormat> World<P> {
             vpid,
             active: None,
             moved: false,
+            since: 0,
         }));
         self.vcpus.len() - 1
     }
@@ -423,6 +418,8 @@ impl<P: PteFormat> World<P> {
             v.moved = true;
         }
         let demanded = v.shared.presence.enter(cpu as u32) && without != Some(Step::Demand);
+        let vm = self.vms[v.shared.vm].as_ref().unwrap();
+        let (root, published) = (vm.tdp.root().get(), vm.remote.published.load(SeqCst));
         if demanded && !(give_up && without == Some(Step::GivenUp)) {
             v.stale_asid = true;
             v.stale.second_stage();
@@ -431,7 +428,7 @@ impl<P: PteFormat> World<P> {
             v.shared.presence.leave();
             return;
         }
-        match machine {
+        let noted = match machine {
             Machine::Amd { by_asid, .. } => {
                 let (old, stale) = (v.used_asid, core::mem::take(&mut v.stale_asid));
                 let flush = c.asids.assign(&mut v.asid, cpu as u32, stale, by_asid);
@@ -445,17 +442,25 @@ impl<P: PteFormat> World<P> {
                 if kept {
                     v.used_asid = old;
                 }
-                match flush {
+                let told = match flush {
+                    AsidFlush::FlushAsid if without != Some(Step::FlushAsid) => Flush::Tag,
+                    AsidFlush::FlushAll if without != Some(Step::Generation) => Flush::All,
+                    _ => Flush::None,
+                };
+                match told {
                     _ if refused => {}
-                    AsidFlush::FlushAsid if without != Some(Step::FlushAsid) => {
-                        c.tlb.drop_asid(v.used_asid)
+                    Flush::Tag => c.tlb.drop_asid(v.used_asid),
+                    Flush::All => c.tlb.drop_asids(),
+                    Flush::None => {}
+                }
+                let noted = c.note_entry(v.used_asid.into(), told, id, published);
+                if refused && flush != AsidFlush::Keep {
+                    c.forget();
+                    if without != Some(Step::Refused) {
+                        c.asids = c.asids.restarted();
                     }
-                    AsidFlush::FlushAll if without != Some(Step::Generation) => c.tlb.drop_asids(),
-                    _ => {}
                 }
-                if refused && flush != AsidFlush::Keep && without != Some(Step::Refused) {
-                    c.asids = c.asids.restarted();
-                }
+                noted
             }
             Machine::Intel { single, .. } => {
                 if core::mem::take(&mut v.moved) && without != Some(Step::Moved) {
@@ -471,12 +476,23 @@ impl<P: PteFormat> World<P> {
                     Some(Step::Invvpid) => what.vpid = None,
                     _ => {}
                 }
-                let root = self.vms[v.shared.vm].as_ref().unwrap().tdp.root().get();
                 c.tlb.invalidate(what, v.vpid, root);
                 if v.vpid == 0 {
                     c.tlb.drop_vpid(0, root);
                 }
                 v.stale.done();
+                let told = match what.ept {
+                    Some(Extent::All) => Flush::All,
+                    Some(Extent::Single) => Flush::Tag,
+                    None => Flush::None,
+                };
+                c.note_entry(root, told, v.shared.vm, published)
+            }
+        };
+        match noted {
+            Ok(since) => v.since = since,
+            Err(missing) => {
+                self.missing.get_or_insert(missing);
             }
         }
         v.last = Some(cpu);
@@ -491,9 +507,19 @@ impl<P: PteFormat> World<P> {
         let Some(v) = self.vcpus[id].as_ref() else {
             return;
         };
+        let vm = self.vms[v.shared.vm].as_ref().unwrap();
         if v.shared.running.lock().unwrap().take().is_some() {
+            let published = vm.remote.published.load(SeqCst);
+            if let Err(missing) = ledger::exit(v.since, published) {
+                self.missing.get_or_insert(missing);
+            }
             v.shared.presence.leave();
         }
+    }
+
+    /// No guest runs.
+    pub(super) fn exit_all(&mut self) {
+        (0..self.vcpus.len()).for_each(|id| self.exit(id));
     }
 
     /// The VM of a vCPU.
@@ -619,10 +645,10 @@ impl<P: PteFormat> World<P> {
                 mem: MemType::WriteBack,
             };
             let mut pool = &self.arena;
-            match v
-                .tdp
-                .map(&self.arena, &mut pool, &map, &mut Counts::default())
-            {
+            let mut counts = Counts::default();
+            let mapped = v.tdp.map(&self.arena, &mut pool, &map, &mut counts);
+            v.remote.publish(&counts);
+            match mapped {
                 Ok(_) => return,
                 Err(MapError::Blocked(level)) => self.zap(vm, level.span(Gfn(gfn))),
                 Err(e) => panic!("{e:?}"),
@@ -643,6 +669,7 @@ impl<P: PteFormat> World<P> {
             &*v.remote,
         );
         assert_eq!(settled.bug, None);
+        v.remote.publish(&settled.counts);
         settled
             .graves
             .0
@@ -657,6 +684,7 @@ impl<P: PteFormat> World<P> {
         let settled =
             flush::write_protect(&mut v.tdp, &self.arena, core::iter::once(range), &*v.remote);
         assert_eq!(settled.bug, None);
+        v.remote.publish(&settled.counts);
     }
 
     pub(super) fn age(&mut self, vm: usize, range: GfnRange, exact: bool) {
@@ -671,6 +699,7 @@ impl<P: PteFormat> World<P> {
             &*v.remote,
         );
         assert_eq!(aged.bug, None);
+        v.remote.publish(&aged.counts);
         for gfn in range.start.0..range.end.0 {
             if exact && aged.young {
                 v.aged.insert(gfn);

@@ -4,6 +4,8 @@
 
 use super::walk::Entry;
 use super::{Tdp, TRIES};
+#[cfg(any(lodge_ledger, test))]
+use crate::mmu::ledger;
 use crate::mmu::pte::{PteFormat, FROZEN};
 use crate::mmu::storage::{Bug, Cell64, Counts, FlushOwed, Owed};
 use crate::mmu::{Gfn, GfnRange, Level, Perms};
@@ -30,10 +32,7 @@ impl Effects {
     pub(super) const fn new() -> Self {
         Self {
             flush: FlushOwed::NONE,
-            counts: Counts {
-                leaves: [0; 3],
-                tables: 0,
-            },
+            counts: Counts::NONE,
             bug: None,
         }
     }
@@ -154,6 +153,7 @@ impl<P: PteFormat> Tdp<P> {
         if cell.compare_exchange(old, new).is_err() {
             return Ok(false);
         }
+        self.tell_ledger(cell, level, old, new, fx);
         fx.apply(verdict, level, level.span(gfn));
         Ok(true)
     }
@@ -174,9 +174,23 @@ impl<P: PteFormat> Tdp<P> {
         } else {
             e.cell.store(new);
         }
+        self.tell_ledger(e.cell, e.level, e.old, new, fx);
         fx.apply(verdict, e.level, e.span);
         Ok(())
     }
+
+    /// Notes the moment of a change that was just made and takes something from a guest: `ledger.rs` says why.
+    #[cfg(any(lodge_ledger, test))]
+    fn tell_ledger<C: Cell64>(&self, cell: &C, level: Level, old: u64, new: u64, fx: &mut Effects) {
+        if ledger::restricts::<P>(self.config, level, old, new) {
+            fx.counts.restricted = cell.moment();
+        }
+    }
+
+    /// Nothing: the module has no ledger.
+    #[cfg(not(any(lodge_ledger, test)))]
+    #[inline(always)]
+    fn tell_ledger<C>(&self, _: &C, _: Level, _: u64, _: u64, _: &mut Effects) {}
 
     /// Changes an entry by compare-and-exchange until it sticks or `change` has nothing more to change.
     pub(super) fn update<C: Cell64>(

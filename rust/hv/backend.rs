@@ -11,6 +11,7 @@ use kernel::prelude::*;
 use crate::hv::guest_mem::MAX_INSN;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::pte::PteFormat;
+use crate::mmu::vm_ledger::VcpuLedger;
 use crate::mmu::vm_mmu::MmuConfig;
 use crate::model::event::{Exception, Interrupt, Vectoring};
 use crate::model::features::Caps;
@@ -137,6 +138,8 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn fetched_insn(hw: &mut Self::Hw) -> Option<([u8; MAX_INSN], usize)>;
     /// The guest's translations in the TLB are stale, on whatever CPU it runs next.
     fn flush_tlb(hw: &mut Self::Hw);
+    /// What tests note of the entries.
+    fn ledger(hw: &mut Self::Hw) -> &mut VcpuLedger;
 
     /// A segment register.
     fn segment(hw: &mut Self::Hw, seg: Seg) -> Segment;

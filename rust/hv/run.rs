@@ -12,6 +12,7 @@ use crate::hv::stats::Stat;
 use crate::hv::user_run::Summary;
 use crate::hv::vcpu::{Loaded, Vcpu};
 use crate::hv::vm::Vm;
+use crate::mmu::vm_ledger;
 use crate::model::cr;
 use crate::model::event::Exception;
 use crate::model::features;
@@ -79,7 +80,7 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
     cx.refresh_clock();
     let exit_at_once = cx.inject_events();
     let irq = IrqOff::new();
-    if cx.shared.presence.enter(irq.cpu()) {
+    if cx.shared.presence.enter(irq.cpu()) && !vm_ledger::forgets_demand() {
         cx.shared.stats.count(Stat::TlbFlush);
         B::flush_tlb(&mut cx.state.hw);
         if cx.vm.kicks.dead() {
@@ -104,8 +105,10 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
         let (info, error) = B::entry_info(&mut cx.state.hw);
         (cx.shared.id, switch.regs.rip, exit_at_once, info, error)
     });
+    B::ledger(&mut cx.state.hw).look(cx.vm.mmu.ledger());
     switch.load_guest(&irq);
     let exit = B::enter(&mut cx.state.hw, cx.resident, switch, &irq);
+    B::ledger(&mut cx.state.hw).left(cx.vm.mmu.ledger());
     switch.load_host(&irq);
     trace::exit(|| {
         let info = B::exit_info(&mut cx.state.hw, &exit);
@@ -115,6 +118,9 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
     B::take_interrupt(&mut cx.state.hw, &irq);
     cx.shared.presence.leave();
     irq.finish();
+    if let Some(reason) = B::ledger(&mut cx.state.hw).accusation() {
+        return Err(cx.vm.kill(reason));
+    }
 
     let was = B::vectoring(&mut cx.state.hw, &cx.state.switch, &exit);
     cx.state.events.complete(was);

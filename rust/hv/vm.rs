@@ -16,6 +16,8 @@ use crate::hv::msr_filter::MsrFilter;
 use crate::hv::policy::Policy;
 use crate::hv::stats::Stats;
 use crate::mmu::flush::{FlushReason, RemoteFlush};
+use crate::mmu::step::Step;
+use crate::mmu::vm_ledger;
 use crate::mmu::vm_mmu::Mmu;
 use crate::model::kick::{self, Presence};
 use crate::sys::cpu::{self, Flag};
@@ -99,8 +101,10 @@ impl Kicks {
 }
 
 impl RemoteFlush for Kicks {
-    fn flush_remote_tlbs(&self, _why: FlushReason) {
-        self.drive_out();
+    fn flush_remote_tlbs(&self, why: FlushReason) {
+        if !vm_ledger::skips(Step::Remote(why)) {
+            self.drive_out();
+        }
     }
 }
 
@@ -111,8 +115,9 @@ impl Kicks {
         let vcpus = self.vcpus.lock();
         let mut kicked = cpu::KickSet::new();
         for v in vcpus.iter() {
-            if let Some(cpu) = v.presence.demand_flush() {
-                kicked.add(cpu);
+            match v.presence.demand_flush() {
+                Some(cpu) if !vm_ledger::skips(Step::Kick) => kicked.add(cpu),
+                _ => {}
             }
         }
     }

@@ -13,6 +13,9 @@
 
 static struct lodge_params params = {
 	.nx_huge_pages = -1,
+#ifdef LODGE_LEDGER
+	.ledger = true,
+#endif
 	.second_stage = true,
 	.access_dirty = true,
 	.vpid = true,
@@ -71,6 +74,13 @@ module_param_named(large_pages, params.large_pages, bool, 0444);
 MODULE_PARM_DESC(large_pages, "Map guest memory with 2 MiB and 1 GiB pages where the host does");
 module_param_named(unrestricted_guest, params.unrestricted_guest, bool, 0444);
 MODULE_PARM_DESC(unrestricted_guest, "Run real mode directly (Intel); Lodge refuses to load without it");
+
+#ifdef LODGE_LEDGER
+module_param_named(break_flush, params.break_flush, int, 0644);
+MODULE_PARM_DESC(break_flush, "For tests: leave out a step of the TLB flushes, by its number in mmu/step.rs; 0: none");
+module_param_named(ledger, params.ledger, bool, 0644);
+MODULE_PARM_DESC(ledger, "For tests: stop a VM for which a TLB flush is missing");
+#endif
 
 const struct lodge_params *lodge_params(void) { return &params; }
 

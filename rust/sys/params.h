@@ -8,6 +8,10 @@
 struct lodge_params {
 	int force_emulation_prefix;
 	int nx_huge_pages;
+#ifdef LODGE_LEDGER
+	int break_flush;
+	bool ledger;
+#endif
 	bool ignore_msrs;
 	bool second_stage;
 	bool access_dirty;

@@ -16,6 +16,12 @@ pub(crate) struct Params {
     pub(crate) force_emulation_prefix: c_int,
     /// Guests execute from small leaves only: 1, or 0, or less for "if the CPU needs it".
     pub(crate) nx_huge_pages: c_int,
+    /// For tests: the number of a step of the flushes that is left out.
+    #[cfg(lodge_ledger)]
+    pub(crate) break_flush: c_int,
+    /// For tests: stop a VM for which a flush is missing.
+    #[cfg(lodge_ledger)]
+    pub(crate) ledger: bool,
     /// Unknown MSRs read as 0 and swallow writes.
     pub(crate) ignore_msrs: bool,
     /// Nested paging, extended page tables.
@@ -34,7 +40,7 @@ pub(crate) struct Params {
     pub(crate) unrestricted_guest: bool,
 }
 
-const _: () = assert!(size_of::<Params>() == 16);
+const _: () = assert!(size_of::<Params>() == if cfg!(lodge_ledger) { 24 } else { 16 });
 
 /// What the CPU and the parameters together came to: `struct lodge_in_use`.
 #[repr(C)]
