@@ -21,6 +21,7 @@ mod harness;
 mod hostile;
 mod kmsg;
 mod kvm;
+mod ledger;
 mod micro;
 mod record;
 mod registers;
@@ -35,6 +36,7 @@ fn all() -> Vec<harness::Test> {
         micro::tests(),
         stress::tests(),
         hostile::tests(),
+        ledger::TESTS.to_vec(),
         bench::TESTS.to_vec(),
     ]
     .concat()

@@ -5,6 +5,7 @@
 #   base      busybox, init and its helpers          intree    the kernel's own KVM modules, unpacked
 #   ours      kvm.ko                                 guest     a stock kernel and an initrd to run as a guest
 #   programs  lodge and the selftests                foreign   modules of the tests: some hold the CPUs' virtualization, one makes allocations fail
+#   ledger    kvm.ko with the ledger of TLB flushes, in place of `ours`
 #   perf      the kernel's perf and its libraries
 #   extras    modules of the stock kernel that the selftests load: RAM disks, MSRs
 #   qemu      QEMU with its libraries and firmware, as in the Debian root
@@ -65,6 +66,16 @@ part_ours() {
     mkdir -p "$work/modules"
     cp "$ko" "$work/modules/"
     pack "$work" "$PARTS/ours"
+}
+
+part_ledger() {
+    local ko
+    ko=$LODGE_CACHE/module/$(kernel_version)-ledger/kvm.ko
+    [ -f "$ko" ] || die "there is no $ko: module.sh --ledger builds it"
+    fresh "$PARTS/ledger" "$ko" && return
+    mkdir -p "$work/modules"
+    cp "$ko" "$work/modules/"
+    pack "$work" "$PARTS/ledger"
 }
 
 part_intree() {

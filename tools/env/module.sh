@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Builds kvm.ko outside of the checkout, in $LODGE_CACHE/module/VER, and copies it to the top of the checkout.
-#   usage: [KVER=VER | KDIR=BUILD-TREE] [M=SOURCE-FOLDER] module.sh [--fresh] [--lint VARIABLE=VALUE...]
+#   usage: [KVER=VER | KDIR=BUILD-TREE] [M=SOURCE-FOLDER] module.sh [--fresh | --ledger] [--lint VARIABLE=VALUE...]
 # KVER   an installed Debian kernel of the 7.x series; without it, the kernel that the host VM runs
 # KDIR   the build tree of a self-built kernel; outside of our cache it is used with this machine's own compilers
 # --fresh builds everything anew, so that the log holds every warning; --lint does so in a folder of its own, with
-# further variables for Kbuild.
+# further variables for Kbuild. --ledger builds the module for the test suite `ledger`, in a folder of its own too.
 . "$(dirname "$0")/lib.sh"
 env=$(dirname "$0")
 
@@ -13,6 +13,7 @@ fresh='' lint=''
 case ${1:-} in
 --fresh) fresh=1 && shift ;;
 --lint) fresh=1 lint=-lint && shift ;;
+--ledger) lint=-ledger && set -- LODGE_LEDGER=y ;;
 esac
 if [ -n "${KDIR:-}" ]; then
     KDIR=$(realpath "$KDIR")

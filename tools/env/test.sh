@@ -12,10 +12,10 @@ slower=1
 if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
-SUITES="intel amd-bochs intel-haswell amd la57 host perf refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm lifecycle refuse-nonpt refuse-nosvm"
+SUITES="intel amd-bochs intel-haswell amd ledger la57 host perf refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm lifecycle refuse-nonpt refuse-nosvm"
 REFUSALS="refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
-LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-lifecycle-intel long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
+LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-lifecycle-intel long-ledger-intel long-ledger-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
 
 # What the module can do without, as parameters that turn it off. Those of the other vendor change nothing.
 PLAIN="large_pages=0 nrips=0 flush_by_asid=0 eptad=0 vpid=0"
@@ -24,6 +24,10 @@ SAMPLE="micro/mem_ micro/slot_ micro/preempted micro/real_to stress/fault_ stres
 
 # A CPU of QEMU's with all that it can do, but for MOVBE and RDPID.
 LA57=max,+svm,+npt,-movbe,-rdpid
+
+# Tests whose guests lose memory, or the right to it, or change their CPU: with the ledger of TLB flushes.
+LEDGER="ledger/ micro/slot_ micro/mem_ micro/dirty_log micro/vcpu_ micro/two_ micro/preempted stress/mem_ stress/fault_"
+LEDGER+=" stress/life_cpu_offline stress/life_200 stress/guest_registers hostile/aliased hostile/refused_entry"
 
 # What Bochs has no time for in a short run: exits cost it several times as much. In a long run they are there.
 BOCHS_LEAVES_OUT=$(printf -- '-stress/%s ' mem_everything mem_reclaimed mem_collapsed mem_remapped mem_protected mem_thrown mem_memfd \
@@ -53,6 +57,8 @@ suite_vm() {
     local module=${MODULE:-ours} life="true" slow=$(($2 * slower)) limit=$(($3 * slower)) plain=true
     local leave_out=$TCG_LEAVES_OUT
     if [ "$1" != amd ]; then leave_out=$BOCHS_LEAVES_OUT; fi
+    # Those need a module of their own.
+    leave_out="$leave_out -ledger/"
     if [ "$module" = ours ] && [ -z "${T:-}" ]; then
         plain="rmmod kvm && load-kvm ours $PLAIN && selftests --slow $slow $SAMPLE $leave_out"
     fi
@@ -116,6 +122,13 @@ suite_previous() {
     fi
 }
 
+# suite_ledger NAME VENDOR SLOW LIMIT TESTS: a module that checks at each entry that no TLB flush is missing, and by which tests can leave one out.
+suite_ledger() {
+    KVER='' KDIR='' "$env/module.sh" --ledger
+    "$env/vm.sh" --vendor "$2" --timeout "$(($4 * slower))" --module none --parts "ledger programs extras" --log "$LODGE_LOG/vm-$1.log" \
+        "load-kvm ours || exit; if selftests --list | grep -q -e '${T:-}'; then selftests --slow $(($3 * slower)) ${T:-$5}; fi"
+}
+
 # suite_perf: `perf kvm stat` works.
 suite_perf() {
     "$env/vm.sh" --module "${MODULE:-ours}" --smp 1 --parts "programs perf" --log "$LODGE_LOG/vm-perf.log" "perf-tests '${T:-}'"
@@ -166,6 +179,10 @@ suite() {
     # An emulated guest of an emulated host takes its time: one boot has to do.
     intel | amd-bochs | intel-haswell) suite_vm "$1" 4 2700 'boots a stock kernel' ;;
     perf) suite_perf ;;
+    ledger) suite_ledger ledger amd 6 1500 "$LEDGER" ;;
+    ledger-intel | ledger-amd-bochs | long-ledger-intel | long-ledger-amd-bochs)
+        suite_ledger "${1#long-}" "${1#*ledger-}" 6 2700 "ledger/ micro/slot_ micro/mem_ micro/dirty_log stress/fault_"
+        ;;
     refuse-lynnfield) suite_refuse 'no unrestricted guest' --vendor corei5_lynnfield_750 ;;
     refuse-penryn) suite_refuse 'no extended page tables' --vendor core2_penryn_t9600 ;;
     refuse-nosvm) suite_refuse 'neither Intel VMX nor AMD SVM' --cpu qemu64,-svm --log "$LODGE_LOG/vm-nosvm.log" ;;

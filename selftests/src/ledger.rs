@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The module that is built with LODGE_LEDGER stops a VM for which a TLB flush is missing. Each of these tests does something
+//! that needs a flush twice: with the whole module, which must go well, and with one step of the flush left out, which must be
+//! noticed.
+
+use crate::guest::*;
+use crate::harness::{self, rounds, Test};
+use crate::kvm::{Exit, SET_SIGNAL_MASK};
+use crate::stress::Setting;
+use crate::sys::{self, Arg, Map};
+use crate::{check, eq};
+use iced_x86::code_asm::*;
+use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
+use libc::{EINTR, EIO, MADV_DONTNEED, SIGUSR1};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+/// What the module says when it stops a VM.
+const STOPPED: &[&str] = &["VM stopped: ledger"];
+
+const fn test(name: &'static str, run: fn()) -> Test {
+    Test::new(name, run).no_ab().log_ok(STOPPED)
+}
+
+pub const TESTS: &[Test] = &[
+    test("ledger/zapped", || proves(ZAPPED, thrown_away)),
+    test("ledger/zapped_slot", || proves(ZAPPED, slot_deleted)),
+    test("ledger/write_protected", || {
+        proves(WRITE_PROTECTED, log_taken)
+    }),
+    test("ledger/kick", || proves(KICK, thrown_away_while_running)).cpus(2),
+    test("ledger/kick_seen_by_guest", kick_seen)
+        .cpus(2)
+        .secs(60),
+    test("ledger/demand", || proves(DEMAND, thrown_away)),
+    test("ledger/given_up", || proves(GIVEN_UP, entry_given_up)),
+    test("ledger/flush_asid", flush_asid),
+    test("ledger/fresh_asid", fresh_asid),
+    test("ledger/moved_asid", || on_amd(MOVED_ASID, moved)).cpus(2),
+    test("ledger/generation", || on_amd(GENERATION, use_all_asids)),
+    test("ledger/restarted", || on_amd(RESTARTED, cpu_restarted)).cpus(2),
+    test("ledger/refused", || on_amd(REFUSED, entry_refused)),
+    test("ledger/invept", || on_intel(INVEPT, thrown_away)),
+    test("ledger/moved", || on_intel(MOVED, moved)).cpus(2),
+];
+
+// The numbers of `Step::ALL` in mmu/step.rs.
+const ZAPPED: u32 = 1;
+const WRITE_PROTECTED: u32 = 2;
+const KICK: u32 = 5;
+const DEMAND: u32 = 6;
+const GIVEN_UP: u32 = 7;
+const FLUSH_ASID: u32 = 8;
+const FRESH_ASID: u32 = 9;
+const MOVED_ASID: u32 = 10;
+const GENERATION: u32 = 11;
+const RESTARTED: u32 = 12;
+const REFUSED: u32 = 13;
+const INVEPT: u32 = 14;
+const MOVED: u32 = 15;
+
+/// Where the slot 1 is.
+const SLOT: u64 = 0x1000_0000;
+const PAGE: u64 = 4096;
+/// Whether a VM is stopped for which a flush is missing.
+const LEDGER: &str = "/sys/module/kvm/parameters/ledger";
+
+fn leave_out(step: u32) -> Setting {
+    let set = Setting::new("/sys/module/kvm/parameters/break_flush", step);
+    set.unwrap_or_else(|| harness::skip("not the module with the ledger: VENDOR=ledger has it"))
+}
+
+/// Without the step the VM is stopped, with it not.
+fn proves(step: u32, stopped: fn() -> bool) {
+    let whole = leave_out(0);
+    check!(!stopped(), "stopped though nothing is left out");
+    drop(whole);
+    let broken = leave_out(step);
+    check!(stopped(), "step {step} is missing, and nobody noticed");
+    drop(broken);
+    recover();
+}
+
+/// Identifiers that an emulated AMD CPU has; None if there are too many to use them all up.
+fn asids() -> Option<u32> {
+    Some(sys::cpuid(0x8000_000a, 0)[1]).filter(|n| *n <= 512)
+}
+
+/// What was left out is left out still: an ASID may have translations of who had it before. So each CPU begins a new generation
+/// of them.
+fn recover() {
+    let _off = Setting::new(LEDGER, 0);
+    for cpu in (0..sys::cpus()).filter(|_| !intel()) {
+        crate::must!(sys::pin(0, cpu));
+        let _ = use_all_asids();
+    }
+    crate::must!(sys::pin(0, 0));
+}
+
+/// True: a VM was stopped.
+fn use_all_asids() -> bool {
+    let n = asids().unwrap_or_else(|| harness::skip("too many ASIDs"));
+    (0..=n).any(|_| stopped(&poker(0, false).0))
+}
+
+fn on_intel(step: u32, stopped: fn() -> bool) {
+    if !intel() {
+        harness::skip("a step of Intel's");
+    }
+    proves(step, stopped);
+}
+
+fn on_amd(step: u32, stopped: fn() -> bool) {
+    if intel() {
+        harness::skip("a step of AMD's");
+    }
+    proves(step, stopped);
+}
+
+fn intel() -> bool {
+    sys::cpuid(0, 0)[1] == u32::from_le_bytes(*b"Genu")
+}
+
+/// Can the module flush one ASID?
+fn by_asid() -> bool {
+    let on = std::fs::read_to_string("/sys/module/kvm/parameters/flush_by_asid");
+    sys::cpuid(0x8000_000a, 0)[3] >> 6 & 1 != 0 && on.is_ok_and(|v| v.trim() == "Y")
+}
+
+fn flush_asid() {
+    if !intel() && !by_asid() {
+        harness::skip("the CPU cannot flush one ASID");
+    }
+    on_amd(FLUSH_ASID, thrown_away);
+}
+
+fn fresh_asid() {
+    if by_asid() {
+        harness::skip("the CPU flushes an ASID in place of taking a new one");
+    }
+    on_amd(FRESH_ASID, thrown_away);
+}
+
+/// A guest that for ever reads (or writes) what RBX points at, and reports; with memory for that.
+fn poker(flags: u32, write: bool) -> (Guest, Map) {
+    let g = Guest::new(Mode::Long);
+    g.load(|a| {
+        let mut top = a.create_label();
+        a.set_label(&mut top)?;
+        if write {
+            a.mov(dword_ptr(rbx), eax)?;
+        }
+        a.mov(eax, dword_ptr(rbx))?;
+        a.out(0x10, eax)?;
+        a.jmp(top)
+    });
+    let mut r = g.cpu.regs();
+    r.rbx = SLOT;
+    g.cpu.set_regs(&r);
+    let m = Map::anon(4 * PAGE as usize);
+    m.wr(0, 7u32);
+    eq!(g.vm.region(1, flags, SLOT, 4 * PAGE, m.addr()), Ok(0));
+    (g, m)
+}
+
+/// Runs to the next report. True: the VM was stopped.
+fn stopped(g: &Guest) -> bool {
+    match g.cpu.run() {
+        Exit::Io { port: 0x10, .. } => false,
+        Exit::Err(EIO, _) => true,
+        e => panic!("{e:x?}{}", g.describe()),
+    }
+}
+
+fn thrown_away() -> bool {
+    let (g, m) = poker(0, false);
+    (0..4).any(|_| {
+        if stopped(&g) {
+            return true;
+        }
+        eq!(m.advise(0, PAGE as usize, MADV_DONTNEED), Ok(0));
+        stopped(&g)
+    })
+}
+
+fn slot_deleted() -> bool {
+    let (g, m) = poker(0, false);
+    if stopped(&g) {
+        return true;
+    }
+    eq!(g.vm.region(1, 0, SLOT, 0, m.addr()), Ok(0));
+    match g.cpu.run() {
+        Exit::Mmio { .. } => false,
+        Exit::Err(EIO, _) => true,
+        e => panic!("{e:x?}"),
+    }
+}
+
+fn log_taken() -> bool {
+    let (g, _m) = poker(KVM_MEM_LOG_DIRTY_PAGES, true);
+    (0..4).any(|_| {
+        if stopped(&g) {
+            return true;
+        }
+        eq!(g.vm.dirty_pages(1, 4), Ok(vec![0]));
+        stopped(&g)
+    })
+}
+
+/// KVM_RUN ends for a signal before the guest is entered.
+fn entry_given_up() -> bool {
+    let (g, m) = poker(0, false);
+    if stopped(&g) {
+        return true;
+    }
+    eq!(m.advise(0, PAGE as usize, MADV_DONTNEED), Ok(0));
+    sys::interrupting(SIGUSR1);
+    sys::block(SIGUSR1, true);
+    crate::must!(sys::tkill(sys::gettid(), SIGUSR1));
+    let mut none = [8u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let fd = g.cpu.fd.0.raw();
+    eq!(sys::ioctl(fd, SET_SIGNAL_MASK, Arg::Buf(&mut none)), Ok(0));
+    let e = g.cpu.run();
+    check!(matches!(e, Exit::Err(EINTR, _)), "{e:x?}");
+    eq!(sys::ioctl(fd, SET_SIGNAL_MASK, Arg::Num(0)), Ok(0));
+    check!(sys::take_signal(SIGUSR1).is_some(), "the signal");
+    sys::block(SIGUSR1, false);
+    stopped(&g)
+}
+
+/// From one CPU to the other, where it becomes stale.
+fn moved() -> bool {
+    let (g, m) = poker(0, false);
+    let any = [0, 1, 1, 0, 0].into_iter().any(|cpu| {
+        crate::must!(sys::pin(0, cpu));
+        if stopped(&g) {
+            return true;
+        }
+        eq!(m.advise(0, PAGE as usize, MADV_DONTNEED), Ok(0));
+        false
+    });
+    crate::must!(sys::pin(0, 0));
+    any
+}
+
+fn cpu_restarted() -> bool {
+    let switch = "/sys/devices/system/cpu/cpu1/online";
+    if std::fs::metadata(switch).is_err() {
+        harness::skip("CPU 1 cannot be switched off");
+    }
+    let (g, _m) = poker(0, false);
+    crate::must!(sys::pin(0, 1));
+    if stopped(&g) {
+        return true;
+    }
+    crate::must!(sys::pin(0, 0));
+    check!(std::fs::write(switch, "0").is_ok(), "CPU 1 off");
+    check!(std::fs::write(switch, "1").is_ok(), "CPU 1 on");
+    crate::must!(sys::pin(0, 1));
+    let stopped = stopped(&g);
+    crate::must!(sys::pin(0, 0));
+    stopped
+}
+
+/// Refused entries, among them such that should flush everything.
+fn entry_refused() -> bool {
+    let (g, _m) = poker(0, false);
+    let (good, regs) = (g.cpu.sregs(), g.cpu.regs());
+    (0..=asids().unwrap_or(512)).any(|_| {
+        let mut bad = good;
+        // Code of 64 and of 32 bits.
+        bad.cs.db = 1;
+        g.cpu.set_sregs(&bad);
+        match g.cpu.run() {
+            Exit::Err(EIO, _) => return true,
+            e => check!(matches!(e, Exit::FailEntry(_)), "{e:x?}"),
+        }
+        g.cpu.set_sregs(&good);
+        g.cpu.set_regs(&regs);
+        stopped(&g)
+    })
+}
+
+/// A guest that copies a word of the slot to DATA and counts there, without exits of its own; run until it is stopped or `stop`.
+struct Spinner {
+    g: Guest,
+    m: Map,
+    stop: AtomicBool,
+    stopped: AtomicBool,
+    done: AtomicBool,
+    tid: AtomicI32,
+}
+
+impl Spinner {
+    fn new() -> Self {
+        let (g, m) = poker(0, false);
+        g.load(|a| {
+            let mut top = a.create_label();
+            a.set_label(&mut top)?;
+            a.mov(eax, dword_ptr(rbx))?;
+            a.mov(dword_ptr(DATA + 8), eax)?;
+            a.inc(qword_ptr(DATA))?;
+            a.jmp(top)
+        });
+        will_spin(&g.cpu);
+        sys::interrupting(SIGUSR1);
+        let flag = || AtomicBool::new(false);
+        Self {
+            g,
+            m,
+            stop: flag(),
+            stopped: flag(),
+            done: flag(),
+            tid: AtomicI32::new(0),
+        }
+    }
+
+    /// Runs the guest on CPU 1, and `body` on CPU 0.
+    fn with<R>(&self, body: impl FnOnce(&Self) -> R) -> R {
+        crate::must!(sys::pin(0, 0));
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                crate::must!(sys::pin(0, 1));
+                self.tid.store(sys::gettid(), Ordering::SeqCst);
+                while !self.stop.load(Ordering::SeqCst) {
+                    match self.g.cpu.run() {
+                        Exit::Err(EINTR, _) => {}
+                        Exit::Mmio { .. } => self.g.cpu.answer(&[0; 4]),
+                        Exit::Err(EIO, _) => {
+                            self.stopped.store(true, Ordering::SeqCst);
+                            break;
+                        }
+                        e => panic!("{e:x?}"),
+                    }
+                }
+                self.done.store(true, Ordering::SeqCst);
+            });
+            self.turns(1);
+            let result = body(self);
+            self.stop.store(true, Ordering::SeqCst);
+            while !self.done.load(Ordering::SeqCst) {
+                let _ = sys::tkill(self.tid.load(Ordering::SeqCst), SIGUSR1);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            result
+        })
+    }
+
+    fn count(&self) -> u64 {
+        self.g.mem.rd(DATA as usize)
+    }
+
+    /// What the guest read last.
+    fn seen(&self) -> u32 {
+        self.g.mem.rd(DATA as usize + 8)
+    }
+
+    /// Waits until the guest has gone round `n` times, without giving the CPU away. False: it does not run any more.
+    fn turns(&self, n: u64) -> bool {
+        let (began, before) = (Instant::now(), self.count());
+        while self.count() < before + n {
+            if self.stopped.load(Ordering::SeqCst) {
+                return false;
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(20),
+                "the guest stands still"
+            );
+        }
+        true
+    }
+}
+
+fn thrown_away_while_running() -> bool {
+    Spinner::new().with(|s| {
+        (0..100).any(|_| {
+            eq!(s.m.advise(0, PAGE as usize, MADV_DONTNEED), Ok(0));
+            // The guest leaves by a tick of the host at the latest, and that is when it is noticed.
+            std::thread::sleep(Duration::from_millis(10));
+            s.stopped.load(Ordering::SeqCst)
+        })
+    })
+}
+
+/// In how many of `n` rounds the guest reads from a page whose slot is gone, after user space was told so. What is written there
+/// then nobody has who did not keep a translation. (To throw the page away would not do: the kernel interrupts all CPUs that use
+/// the process's memory for that.)
+fn rounds_that_see_it(n: u64) -> u64 {
+    Spinner::new().with(|s| {
+        let mut seen = 0;
+        for i in 1..=n as u32 {
+            s.m.wr(0, i);
+            eq!(s.g.vm.region(1, 0, SLOT, 4 * PAGE, s.m.addr()), Ok(0));
+            while s.seen() != i {
+                s.turns(1);
+            }
+            eq!(s.g.vm.region(1, 0, SLOT, 0, s.m.addr()), Ok(0));
+            s.m.wr(0, i | LATER);
+            // The turn that is under way may have read before.
+            s.turns(2);
+            seen += u64::from(s.seen() == i | LATER);
+        }
+        seen
+    })
+}
+
+const LATER: u32 = 1 << 31;
+
+/// The emulators keep translations while a guest runs, so a guest that is not driven out shows by itself that it was not.
+fn kick_seen() {
+    let whole = leave_out(0);
+    let n = rounds(200, 20_000);
+    eq!(rounds_that_see_it(n), 0, "of {n} rounds, nothing left out");
+    drop(whole);
+    // The ledger would stop the guest at its first exit.
+    let Some(_off) = Setting::new(LEDGER, 0) else {
+        harness::skip("no parameter `ledger`")
+    };
+    let _broken = leave_out(KICK);
+    let seen = rounds_that_see_it(n);
+    check!(
+        seen > 0,
+        "in {n} rounds, no guest noticed that nobody drove it out"
+    );
+    harness::say(&format!("seen in {seen} of {n} rounds"));
+}
