@@ -235,10 +235,9 @@ impl<B: Backend> Vm<B> {
 
     /// Makes a vCPU known to [`Kicks`]; the room is allocated before the spinlock is taken.
     fn add_kick(&self, shared: Arc<VcpuShared>) -> Result {
-        let mut bigger = KVec::with_capacity(
-            self.kicks.vcpus.lock().len().wrapping_add(1),
-            GFP_KERNEL_ACCOUNT,
-        )?;
+        // A statement of its own: in a longer one the lock would be held to its end.
+        let count = self.kicks.vcpus.lock().len();
+        let mut bigger = KVec::with_capacity(count.wrapping_add(1), GFP_KERNEL_ACCOUNT)?;
         let old = {
             let mut vcpus = self.kicks.vcpus.lock();
             for v in vcpus.iter() {

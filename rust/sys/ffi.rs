@@ -5,6 +5,7 @@
 //! Unsafe because: calling C is. Contracts and contexts are stated in the C files.
 
 use core::ffi::c_void;
+use kernel::bindings;
 use kernel::ffi::{c_char, c_int};
 
 use crate::sys::switch::Switch;
@@ -25,6 +26,7 @@ pub(crate) struct FpuGuest {
 unsafe extern "C" {
     pub(crate) fn lodge_preempt_disable();
     pub(crate) fn lodge_preempt_enable();
+    pub(crate) fn lodge_mutex_lock_killable(mutex: *mut bindings::mutex) -> c_int;
     pub(crate) fn lodge_irqs_off() -> u32;
     pub(crate) fn lodge_irqs_on();
     pub(crate) safe fn lodge_cpu() -> u32;

@@ -12,6 +12,8 @@ use kernel::bindings;
 use kernel::prelude::*;
 use kernel::types::Opaque;
 
+use crate::sys::ffi;
+
 /// A mutex around `T`.
 #[pin_data]
 pub(crate) struct KillableMutex<T> {
@@ -44,7 +46,7 @@ impl<T> KillableMutex<T> {
     /// Takes the mutex; EINTR when the task is killed while it waits.
     pub(crate) fn lock(&self) -> Result<Guard<'_, T>> {
         // SAFETY: the mutex was initialised by `new`.
-        if unsafe { bindings::mutex_lock_killable(self.raw.get()) } != 0 {
+        if unsafe { ffi::lodge_mutex_lock_killable(self.raw.get()) } != 0 {
             return Err(EINTR);
         }
         Ok(Guard {

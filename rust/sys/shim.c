@@ -9,6 +9,7 @@
 #include <linux/kvm_host.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
+#include <linux/mutex.h>
 #include <linux/preempt.h>
 #include <linux/smp.h>
 #include <linux/syscore_ops.h>
@@ -25,6 +26,9 @@
 #include "shim.h"
 
 /* ---- Context: preemption, interrupts, CPUs ---- */
+
+/* A macro where lockdep is built in. Sleeps; EINTR if the task is killed meanwhile. */
+int lodge_mutex_lock_killable(struct mutex *m) { return mutex_lock_killable(m); }
 
 void lodge_preempt_disable(void) { preempt_disable(); }
 void lodge_preempt_enable(void) { preempt_enable(); }

@@ -25,8 +25,11 @@ struct lodge_sched {
 	void (*out)(void *context);
 };
 
+struct mutex;
+
 void lodge_preempt_disable(void);
 void lodge_preempt_enable(void);
+int lodge_mutex_lock_killable(struct mutex *m);
 unsigned int lodge_irqs_off(void);
 void lodge_irqs_on(void);
 unsigned int lodge_cpu(void);
