@@ -422,7 +422,8 @@ pub(super) const fn group(
         (true, 0x01, _) => OTHER,
         (true, 0xae, _) => match (is_reg, rep, reg) {
             (true, Repeat::Rep, 0..=3) => d1(Rdfsbase, Any),
-            (true, _, 5..=7) => d1(Fence, Any),
+            // With a prefix it is another instruction or none.
+            (true, Repeat::None, 5..=7) if !opsize => d1(Fence, Any),
             (false, Repeat::None, 7) => d1(Clflush, Any),
             _ => OTHER,
         },
