@@ -445,6 +445,11 @@ fn toucher() -> (Guest, Map) {
     (g, more)
 }
 
+/// Leaves no event waiting.
+fn take_events(fd: &Kfd) -> Res {
+    give(fd, SET_VCPU_EVENTS, &sys::zeroed::<kvm_vcpu_events>())
+}
+
 fn run() {
     let i = Inject::new();
     // KVM_RUN that failed can be called again, and the guest goes on as if nothing had been.
@@ -456,8 +461,12 @@ fn run() {
             match g.cpu.exit_reason() {
                 KVM_EXIT_HLT => return Ok(0),
                 KVM_EXIT_MMIO => {}
-                // The bytes of the instruction could not be copied: told so, and to be repeated too.
-                KVM_EXIT_INTERNAL_ERROR => return Err(EFAULT),
+                // The bytes of the instruction could not be copied: that is told, and a #UD waits, without which it can be
+                // repeated too.
+                KVM_EXIT_INTERNAL_ERROR => {
+                    take_events(&g.cpu.fd)?;
+                    return Err(EFAULT);
+                }
                 n => panic!("exit {n}{}", g.describe()),
             }
         },

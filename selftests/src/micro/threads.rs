@@ -68,7 +68,7 @@ fn run_until(c: &Vcpu, stop: &AtomicBool, tid: &AtomicI32) -> u32 {
                 eq!(reason, kvm_bindings::KVM_EXIT_INTR);
                 n += 1;
             }
-            e => panic!("{e:x?} {:x?}", c.regs()),
+            e => panic!("{e:x?} {:x?} {:x?}", c.regs(), c.sregs()),
         }
     }
     n
