@@ -420,7 +420,9 @@ fn process(seed: &mut Rng, ms: u64) -> i32 {
     let rng = Rng::new(seed.u64());
     std::thread::spawn(move || w.shake(rng));
     let began = Instant::now();
-    while began.elapsed() < Duration::from_millis(ms) {
+    // Longer on a slow machine, until there was something to be seen.
+    let enough = || w.calls.load(Relaxed) > 10 || began.elapsed() > Duration::from_secs(20);
+    while began.elapsed() < Duration::from_millis(ms) || !enough() {
         std::thread::sleep(Duration::from_millis(2));
         for t in &w.tids {
             let tid = t.load(Relaxed);
