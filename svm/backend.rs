@@ -307,11 +307,19 @@ impl Backend for Svm {
 
     fn segment(hw: &mut Hw, seg: Seg) -> Segment {
         let mut s = hw.vmcb().segment(seg).get();
+        // CPUs keep the granularity bit or not. KVM shows it as the limit has it, for a CPU of either vendor to take it.
+        s.attr = s.attr.with_g(s.limit > 0xfffff);
         match seg {
-            // The CPU keeps the granularity bit of CS only as far as the limit shows it.
-            Seg::Cs => s.attr = s.attr.with_g(s.limit > 0xfffff),
+            Seg::Cs => {}
             // SS carries the privilege level.
-            Seg::Ss => s.attr = s.attr.with_dpl(hw.vmcb().cpl()),
+            Seg::Ss => {
+                s.attr = s.attr.with_dpl(hw.vmcb().cpl());
+                if s.attr.unusable() {
+                    s.attr = s.attr.without_db();
+                }
+            }
+            // A segment that was loaded was accessed, and Intel's CPUs insist on it.
+            _ if !s.attr.unusable() => s.attr = s.attr.with_kind_bits(1),
             _ => {}
         }
         s
@@ -326,10 +334,16 @@ impl Backend for Svm {
     }
 
     fn sys_segment(hw: &mut Hw, seg: SysSeg) -> Segment {
-        match seg {
+        let mut s = match seg {
             SysSeg::Tr => hw.vmcb().tr().get(),
             SysSeg::Ldtr => hw.vmcb().ldtr().get(),
+        };
+        s.attr = s.attr.with_g(s.limit > 0xfffff);
+        if seg == SysSeg::Tr {
+            // A task register that was loaded is busy, also where the CPU does not say so. KVM shows it.
+            s.attr = s.attr.with_kind_bits(2);
         }
+        s
     }
 
     fn set_sys_segment(hw: &mut Hw, seg: SysSeg, value: Segment) {

@@ -301,6 +301,16 @@ impl Attr {
         Self(self.0 & !(1 << 15) | ((g as u16) << 15))
     }
 
+    /// The same attributes with these type bits set.
+    pub const fn with_kind_bits(self, bits: u8) -> Self {
+        Self(self.0 | (bits & 15) as u16)
+    }
+
+    /// The same attributes with the default-size bit clear.
+    pub const fn without_db(self) -> Self {
+        Self(self.0 & !(1 << 14))
+    }
+
     /// The same attributes with another privilege level.
     pub const fn with_dpl(self, dpl: u8) -> Self {
         Self(self.0 & !(3 << 5) | (((dpl & 3) as u16) << 5))

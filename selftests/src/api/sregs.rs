@@ -11,6 +11,7 @@ use libc::EINVAL;
 
 pub const TESTS: &[Test] = &[
     Test::new("api/sregs_round_trip", round_trip),
+    Test::new("api/sregs_attributes", attributes),
     Test::new("api/sregs_cr0", cr0),
     Test::new("api/sregs_cr4", cr4),
     Test::new("api/sregs_efer", efer),
@@ -123,6 +124,35 @@ fn round_trip() {
     t.es.present = 0;
     c.set_sregs(&t);
     eq!(c.sregs().es.unusable, 1);
+}
+
+/// Attributes that a loaded segment register cannot have, or that CPUs keep or not.
+fn attributes() {
+    let g = Guest::new(Mode::Prot);
+    let mut s = g.cpu.sregs();
+    s.ds.type_ = 2;
+    s.es = kvm_segment {
+        type_: 0,
+        limit: 0xfff,
+        g: 0,
+        ..s.es
+    };
+    s.fs.unusable = 1;
+    s.gs.type_ = 6;
+    // An available TSS; Intel's CPUs do not take one.
+    if crate::sys::on_amd() {
+        s.tr.type_ = 9;
+    }
+    g.cpu.set_sregs(&s);
+    let t = g.cpu.sregs();
+    eq!(
+        (t.ds.type_, t.es.type_, t.gs.type_),
+        (3, 1, 7),
+        "loaded is accessed"
+    );
+    eq!((t.es.limit, t.es.g), (0xfff, 0));
+    eq!(t.fs.unusable, 1);
+    eq!(t.tr.type_, 11, "loaded is busy");
 }
 
 fn cr0() {
