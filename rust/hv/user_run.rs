@@ -5,7 +5,7 @@
 
 use core::mem::offset_of;
 
-use crate::sys::run_page::{RunPages, PIO_OFFSET};
+use crate::sys::run_page::{RunPages, PIO_OFFSET, PIO_SIZE};
 use crate::uapi::{self, kvm_regs, kvm_run, kvm_sregs, kvm_sync_regs, kvm_vcpu_events};
 
 /// Offset of the union that depends on the exit reason.
@@ -13,6 +13,9 @@ const EXIT: usize = offset_of!(kvm_run, __bindgen_anon_1);
 
 const IMMEDIATE_EXIT: usize = offset_of!(kvm_run, immediate_exit__unsafe);
 const REASON: usize = offset_of!(kvm_run, exit_reason);
+
+/// An IN that nobody has answered.
+static NOTHING: [u8; PIO_SIZE] = [0; PIO_SIZE];
 
 /// The facts about the guest that each return tells.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,10 +95,14 @@ impl UserRun {
         self.pages.set(offset_of!(kvm_run, flags), 0u16);
     }
 
-    /// KVM_EXIT_IO: `count` accesses of `size` bytes; the data is in the mapping's second page.
+    /// KVM_EXIT_IO: `count` accesses of `size` bytes; the data is in the mapping's second page. What user space does not answer reads
+    /// as 0, and not as what was written last.
     pub(crate) fn io(&self, input: bool, port: u16, size: u8, count: u32) {
         self.set_reason(uapi::KVM_EXIT_IO);
         let direction = if input {
+            let bytes = usize::from(size).saturating_mul(count as usize);
+            self.pages
+                .write(PIO_OFFSET, NOTHING.get(..bytes).unwrap_or(&NOTHING));
             uapi::KVM_EXIT_IO_IN
         } else {
             uapi::KVM_EXIT_IO_OUT

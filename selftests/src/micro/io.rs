@@ -12,6 +12,7 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/pio_dx_and_immediate", port_forms),
     Test::new("micro/pio_partial_registers", partial),
     Test::new("micro/pio_all_modes", all_modes),
+    Test::new("micro/pio_unanswered", unanswered),
     Test::new("micro/rep_outs", rep_outs).no_ab(),
     Test::new("micro/rep_ins", rep_ins).no_ab(),
     Test::new("micro/rep_page_crossing", rep_page_crossing).no_ab(),
@@ -95,6 +96,31 @@ fn partial() {
         g.cpu.set_immediate_exit(false);
         eq!(g.cpu.regs().rax, want, "{size} bytes");
     }
+}
+
+/// User space that does not answer an IN: the guest reads 0, and not what was written last.
+fn unanswered() {
+    let g = Guest::new(Mode::Long);
+    g.load(|a| {
+        a.mov(eax, 0x4433_2211)?;
+        a.out(0x14, eax)?;
+        a.in_(eax, 0x24)?;
+        a.out(0xf0, eax)?;
+        a.mov(eax, 0x5544_3322)?;
+        a.out(0x14, eax)?;
+        a.mov(edi, DATA as u32)?;
+        a.mov(edx, 0x24)?;
+        a.insd()?;
+        a.hlt()
+    });
+    g.mem.fill(DATA as usize, 4, 0xa5);
+    g.expect(&out(0x14, &[0x11, 0x22, 0x33, 0x44]));
+    g.expect(&inp(0x24, 4));
+    g.expect(&out(0xf0, &[0; 4]));
+    g.expect(&out(0x14, &[0x22, 0x33, 0x44, 0x55]));
+    g.expect(&inp(0x24, 4));
+    g.expect(&Exit::Hlt);
+    eq!(g.mem.rd::<u32>(DATA as usize), 0, "INS");
 }
 
 fn all_modes() {
