@@ -122,14 +122,17 @@ fn entries(arg: usize) -> Result<KVVec<kvm_msr_entry>> {
     user::get_slice(user::after(arg, HEADER)?, header.count as usize)
 }
 
-/// KVM_GET_MSRS: the number of MSRs read before the first that cannot be.
+/// KVM_GET_MSRS: the number of MSRs read before the first that cannot be, whose value becomes 0; those behind it are left alone.
 pub(crate) fn get_msrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isize> {
     let mut list = entries(arg)?;
     let mut done = 0usize;
     for e in list.iter_mut() {
         match cx.read_msr(e.index, Who::Host) {
             Ok(v) => e.data = v,
-            Err(_) => break,
+            Err(_) => {
+                e.data = 0;
+                break;
+            }
         }
         done = done.wrapping_add(1);
     }
@@ -177,7 +180,10 @@ pub(crate) fn feature_msrs(arg: usize) -> Result<isize> {
         match msr::feature_value(e.index, caps, ucode) {
             Ok(v) => e.data = v,
             Err(BadMsr::Unknown) if params::get().ignore_msrs => e.data = 0,
-            Err(_) => break,
+            Err(_) => {
+                e.data = 0;
+                break;
+            }
         }
         done = done.wrapping_add(1);
     }

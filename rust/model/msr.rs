@@ -198,7 +198,13 @@ pub fn setup_mce(slots: &mut [u64], cap: u64, intel: bool) -> Result<(), BadMsr>
             *control = 0;
         }
     }
-    put(slots, slot::MCG_CAP, cap);
+    // AMD's register has no more than the count and that bit (APM volume 2, "Machine-Check Global-Capabilities Register").
+    let kept = if intel {
+        u64::MAX
+    } else {
+        bits::MCG_CTL_P | 0xff
+    };
+    put(slots, slot::MCG_CAP, cap & kept);
     if cap & bits::MCG_CTL_P != 0 {
         put(slots, slot::MCG_CTL, u64::MAX);
     }

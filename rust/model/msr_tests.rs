@@ -431,6 +431,13 @@ fn machine_check_banks() {
         (v.value(0x400), v.value(0x401), v.value(0x424)),
         (u64::MAX, 0, u64::MAX)
     );
+    // What only Intel's register has is taken from an AMD vCPU's.
+    let cap = 10 | bits::MCG_SER_P | 0x3_0000;
+    for (intel, kept) in [(true, cap), (false, 10)] {
+        assert_eq!(setup_mce(&mut v.slots, cap, intel), Ok(()));
+        assert_eq!(v.value(0x179), kept);
+    }
+    assert_eq!(setup_mce(&mut v.slots, 10 | bits::MCG_CTL_P, false), Ok(()));
     assert_eq!(v.rd(0x428, Who::Host), Err(BadMsr::Refused));
     assert_eq!(v.wr(0x428, 0, Who::Host), Err(BadMsr::Refused));
     assert_eq!(v.rd(0x280, Who::Guest), Err(BadMsr::Refused));

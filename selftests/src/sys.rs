@@ -686,6 +686,11 @@ pub fn rdtsc() -> u64 {
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
+/// Is this a CPU with AMD's SVM, whoever emulates it?
+pub fn on_amd() -> bool {
+    cpuid(0, 0)[1] == u32::from_le_bytes(*b"Auth")
+}
+
 /// Is this machine QEMU's TCG? It leaves out checks that every CPU makes: segment limits, reserved bits of CR0 and CR3.
 pub fn on_tcg() -> bool {
     cpuid(1, 0)[2] >> 31 == 1 && cpuid(0x4000_0000, 0)[1] == u32::from_le_bytes(*b"TCGT")
@@ -696,5 +701,5 @@ pub fn on_tcg() -> bool {
 pub fn on_bochs_svm() -> bool {
     let bochs = std::fs::read("/sys/firmware/acpi/tables/FACP")
         .is_ok_and(|t| t.windows(5).any(|w| w == b"BOCHS"));
-    bochs && cpuid(1, 0)[2] >> 31 == 0 && cpuid(0, 0)[1] == u32::from_le_bytes(*b"Auth")
+    bochs && cpuid(1, 0)[2] >> 31 == 0 && on_amd()
 }

@@ -47,9 +47,9 @@ fn counts() {
     let mut m = MsrsBuf::of(&[(STAR, 0xa5), (UNKNOWN, 0xa5), (LSTAR, 0xa5)]);
     eq!(c.fd.with(GET_MSRS, &mut *m), Ok(1));
     eq!(
-        (m.entries[0].data, m.entries[2].data),
-        (0x11, 0xa5),
-        "behind the failed one nothing is filled"
+        (m.entries[0].data, m.entries[1].data, m.entries[2].data),
+        (0x11, 0, 0xa5),
+        "the failed one is 0, behind it nothing is filled"
     );
     let mut m = MsrsBuf::of(&[(UNKNOWN, 1), (STAR, 5)]);
     eq!(c.fd.with(SET_MSRS, &mut *m), Ok(0));

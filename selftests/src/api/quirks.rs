@@ -140,7 +140,7 @@ fn out_7e() {
 fn hypercall() {
     const VMCALL: [u8; 4] = [0x0f, 0x01, 0xc1, 0xf4];
     const VMMCALL: [u8; 4] = [0x0f, 0x01, 0xd9, 0xf4];
-    let amd = sys::cpuid(0, 0)[1] == u32::from_le_bytes(*b"Auth");
+    let amd = sys::on_amd();
     let (own, foreign) = if amd {
         (VMMCALL, VMCALL)
     } else {
