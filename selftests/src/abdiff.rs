@@ -92,18 +92,16 @@ fn parse(text: &str) -> Record {
     r
 }
 
-/// The verdict: unexplained differences, explained ones, rules without use.
+/// The verdict: unexplained differences, explained ones.
 struct Verdict {
     open: Vec<String>,
     explained: usize,
-    idle: Vec<String>,
 }
 
 fn compare(reference: &Record, ours: &Record, rules: &mut [Rule]) -> Verdict {
     let mut v = Verdict {
         open: Vec::new(),
         explained: 0,
-        idle: Vec::new(),
     };
     let keys: std::collections::BTreeSet<&String> = reference.keys().chain(ours.keys()).collect();
     for k in keys {
@@ -133,60 +131,75 @@ fn compare(reference: &Record, ours: &Record, rules: &mut [Rule]) -> Verdict {
                 .push(format!("{k}\n    reference: {a}\n    ours:      {b}")),
         }
     }
-    v.idle = rules
-        .iter()
-        .filter(|r| !r.used)
-        .map(|r| r.text.clone())
-        .collect();
     v
 }
 
-/// `ab-diff REFERENCE OURS ERRATA`
-pub fn main(args: &[String]) -> ExitCode {
-    let [reference, ours, errata] = args else {
-        eprintln!("usage: selftests ab-diff REFERENCE OURS ERRATA");
-        return ExitCode::from(2);
+/// The rules that explained nothing.
+fn idle(rules: &[Rule]) -> Vec<&str> {
+    rules
+        .iter()
+        .filter(|r| !r.used)
+        .map(|r| r.text.as_str())
+        .collect()
+}
+
+/// Compares each pair of records, and prints what it found. True if nothing is open and, with `all`, no rule without use.
+fn run(args: &[String], all: bool) -> Result<bool, String> {
+    let [errata, pairs @ ..] = args else {
+        return Err("no errata given".into());
     };
     let read = |p: &String| {
         std::fs::read(p)
             .map(|b| String::from_utf8_lossy(&b).into_owned())
             .map_err(|e| format!("{p}: {e}"))
     };
-    let run = || -> Result<Verdict, String> {
+    let mut rules = rules(&read(errata)?)?;
+    let mut good = !pairs.is_empty();
+    for pair in pairs.chunks(2) {
+        let [reference, ours] = pair else {
+            return Err(format!("{pair:?}: one record of a pair is missing"));
+        };
         let (a, b) = (parse(&read(reference)?), parse(&read(ours)?));
         if a.is_empty() || b.is_empty() {
             return Err(format!(
-                "nothing to compare: {} lines of the reference, {} of ours",
+                "nothing to compare: {} lines in {reference}, {} in {ours}",
                 a.len(),
                 b.len()
             ));
         }
-        println!("{} lines of the reference, {} of ours", a.len(), b.len());
-        Ok(compare(&a, &b, &mut rules(&read(errata)?)?))
-    };
-    match run() {
+        println!("{reference}: {} lines; {ours}: {}", a.len(), b.len());
+        let v = compare(&a, &b, &mut rules);
+        for d in &v.open {
+            println!("differs: {d}");
+        }
+        println!(
+            "{} differences unexplained, {} explained",
+            v.open.len(),
+            v.explained
+        );
+        good &= v.open.is_empty();
+    }
+    if all {
+        let idle = idle(&rules);
+        for r in &idle {
+            println!("explanation without use: {r}");
+        }
+        good &= idle.is_empty();
+    }
+    Ok(good)
+}
+
+/// `ab-diff [--all] ERRATA REFERENCE OURS [REFERENCE OURS ...]`. With `--all` these are the records of all tests on all machines:
+/// a rule that explains nothing on any of them fails, too.
+pub fn main(args: &[String]) -> ExitCode {
+    let all = args.first().is_some_and(|a| a == "--all");
+    match run(&args[usize::from(all)..], all) {
         Err(e) => {
             eprintln!("ab-diff: {e}");
             ExitCode::from(2)
         }
-        Ok(v) => {
-            for d in &v.open {
-                println!("differs: {d}");
-            }
-            for r in &v.idle {
-                println!("explanation without use: {r}");
-            }
-            println!(
-                "{} differences unexplained, {} explained",
-                v.open.len(),
-                v.explained
-            );
-            if v.open.is_empty() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-        }
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
     }
 }
 
@@ -216,13 +229,13 @@ mod tests {
         assert_eq!((v.open.len(), v.explained), (1, 0));
         let mut r = rules("```ab\n# why\nt|X* | 0* | 1* | because\n```\n").unwrap();
         let v = compare(&a, &b, &mut r);
-        assert_eq!((v.open.len(), v.explained, v.idle.len()), (0, 1, 0));
-        let v = compare(
-            &a,
-            &a,
-            &mut rules("```ab\nt|X* | 0* | 1* | because\n```").unwrap(),
-        );
-        assert_eq!(v.idle.len(), 1);
+        assert_eq!((v.open.len(), v.explained, idle(&r).len()), (0, 1, 0));
+        // It was of use on one machine, and stays so.
+        assert_eq!(compare(&a, &a, &mut r).explained, 0);
+        assert_eq!(idle(&r).len(), 0);
+        let mut r = rules("```ab\nt|X* | 0* | 1* | because\n```").unwrap();
+        compare(&a, &a, &mut r);
+        assert_eq!(idle(&r).len(), 1);
         let v = compare(&a, &Record::new(), &mut []);
         assert_eq!(v.open.len(), 2);
         // A failed test of the reference can be excused, a good one not.

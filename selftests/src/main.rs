@@ -10,7 +10,7 @@
 //! selftests bench-table OURS IN-TREE     compare two measurements
 //! selftests end WAY [KERNEL INITRD]      end the machine while VMs run: reboot, crash, kexec, crash-kexec
 //! selftests ab [PATTERN...]              run the deterministic ones and record every call
-//! selftests ab-diff REFERENCE OURS ERRATA   compare two records; only explained differences are allowed
+//! selftests ab-diff [--all] ERRATA REFERENCE OURS...   compare pairs of records; only explained differences are allowed
 //! ```
 
 mod abdiff;

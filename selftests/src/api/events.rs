@@ -181,9 +181,12 @@ fn refused() {
         e.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
     });
     if k.cap(KVM_CAP_X86_SMM) == 0 {
-        bad("SMM", &|e| e.smi.smm = 1);
-        bad("a pending SMI", &|e| e.smi.pending = 1);
-        bad("SMM inside of an NMI", &|e| e.smi.smm_inside_nmi = 1);
+        // Not recorded: a KVM that has SMM makes fewer calls.
+        record::muted(|| {
+            bad("SMM", &|e| e.smi.smm = 1);
+            bad("a pending SMI", &|e| e.smi.pending = 1);
+            bad("SMM inside of an NMI", &|e| e.smi.smm_inside_nmi = 1);
+        });
     }
     // A vector that is not used does not matter.
     let mut e = before;

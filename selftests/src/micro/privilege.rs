@@ -375,9 +375,9 @@ fn privileged() {
             ];
             for (code, what) in list {
                 let got = r.run(&w, code, |regs| {
-                    // CR3 as it is; the time-stamp counter, to write 0 to; tables as they are.
+                    // CR3 as it is; IA32_SYSENTER_CS, to write 0 to; tables as they are.
                     regs.rax = if *what == "mov to cr3" { PML4 } else { 0 };
-                    (regs.rcx, regs.rdx) = (0x10, 0);
+                    (regs.rcx, regs.rdx) = (0x174, 0);
                     let (base, limit) = if *what == "lgdt" {
                         (GDT, 0xbf)
                     } else {
