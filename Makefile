@@ -2,7 +2,7 @@
 # What a person types. The module itself is described in Kbuild; the work is done by the scripts in tools/env.
 # Everything made on the way is kept in ~/.cache/lodge (LODGE_CACHE=DIR puts it elsewhere), nothing in the checkout but kvm.ko.
 
-export VENDOR MODULE T KVER KDIR SCALE KERNEL
+export VENDOR MODULE VMM T KVER KDIR SCALE KERNEL
 env := tools/env
 
 .PHONY: all help build module run shell test test-long test-host test-ab bench debug-kernel lint clean
@@ -12,10 +12,10 @@ all: help build
 help:
 	@echo 'Lodge: KVM for Linux, in Rust'
 	@echo
-	@echo '  make run          boot a stock Debian kernel as a guest of our kvm.ko, in a host VM; VENDOR=amd|intel|amd-bochs'
+	@echo '  make run          boot a stock Debian kernel as a guest of our kvm.ko, in a host VM; VENDOR=amd|intel|amd-bochs, VMM=lodge|qemu'
 	@echo '  make shell        a root shell in the AMD host VM, the module loaded'
 	@echo '  make module       build kvm.ko; KVER=$$(uname -r) for an installed Debian kernel, KDIR=DIR for a self-built one'
-	@echo '  make test         all tests; VENDOR=amd|intel|intel-haswell|amd-bochs|ledger|refusal|lifecycle for some of the VMs, T=PATTERN for some of the tests'
+	@echo '  make test         all tests; VENDOR=amd|intel|intel-haswell|amd-bochs|qemu|ledger|refusal|lifecycle for some of the VMs, T=PATTERN for some of the tests'
 	@echo '  make test-long    what is worth running for long, with full counts (an hour and more); VENDOR=, T= and SCALE=PERCENT cut it'
 	@echo '  make test-host    only the tests that need no VM'
 	@echo '  make test-ab      compare with the in-tree KVM, call by call'

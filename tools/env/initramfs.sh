@@ -8,7 +8,7 @@
 #   ledger    kvm.ko with the ledger of TLB flushes, in place of `ours`
 #   perf      the kernel's perf and its libraries
 #   extras    modules of the stock kernel that the selftests load: RAM disks, MSRs
-#   qemu      QEMU with its libraries and firmware, as in the Debian root
+#   qemu      QEMU with its libraries and firmware, as in the Debian root, and drivers for its devices for the guest
 . "$(dirname "$0")/lib.sh"
 
 PARTS=$LODGE_PARTS
@@ -154,19 +154,27 @@ part_guest() {
 }
 
 part_qemu() {
-    local binary=/usr/bin/qemu-system-x86_64 file
-    fresh "$PARTS/qemu" "$LODGE_ROOT$binary" "$VM/qemu-guest" && return
-    mkdir -p "$work"/{bin,usr/share/qemu}
-    cp "$VM/qemu-guest" "$work/bin/"
+    local binary=/usr/bin/qemu-system-x86_64 modules file
+    modules=$(readlink -f "$LODGE_CACHE/kernel/$(stock_version)/modules")/kernel
+    fresh "$PARTS/qemu" "$LODGE_ROOT$binary" "$VM"/{qemu-guest,qemu-tests,guest-devices} "$modules" && return
+    # For the guest: drivers, and what uses them.
+    mkdir -p "$work"/{bin,modules}
+    cp "$VM/guest-devices" "$work/bin/"
+    for file in block/virtio_blk net/virtio_net net/net_failover scsi/{scsi_common,scsi_mod,sd_mod} ata/{libata,ata_piix} ../net/core/failover; do
+        in_root xz -dc <"$modules/drivers/$file.ko.xz" >"$work/modules/${file##*/}.ko"
+    done
+    pack "$work" "$PARTS/guest-devices"
+    mkdir -p "$work"/{bin,guest,usr/share/qemu}
+    cp "$PARTS/guest-devices" "$work/guest/devices"
+    cp "$VM/qemu-guest" "$VM/qemu-tests" "$work/bin/"
     cp "$LODGE_ROOT$binary" "$work/bin/"
     # The loader and the libraries, at the places that the binary names.
     in_root ldd "$binary" | sed -nE 's@.*(=> |^\s*)(/[^ ]+) \(.*@\2@p' | while read -r file; do
         install -D "$LODGE_ROOT$file" "$work$file"
     done
-    for file in qemu/{linuxboot_dma.bin,kvmvapic.bin} seabios/{bios-256k.bin,vgabios-stdvga.bin}; do
+    for file in qemu/{linuxboot_dma.bin,kvmvapic.bin,efi-e1000.rom,efi-virtio.rom} seabios/{bios-256k.bin,vgabios-stdvga.bin}; do
         cp "$LODGE_ROOT/usr/share/$file" "$work/usr/share/qemu/"
     done
-    cp "$LODGE_ROOT/usr/share/qemu/efi-e1000.rom" "$work/usr/share/qemu/"
     pack "$work" "$PARTS/qemu"
 }
 

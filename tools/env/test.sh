@@ -12,7 +12,7 @@ slower=1
 if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
-SUITES="intel amd-bochs intel-haswell amd ledger la57 host perf refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm lifecycle refuse-nonpt refuse-nosvm"
+SUITES="intel amd-bochs intel-haswell amd ledger la57 host qemu perf refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm lifecycle refuse-nonpt refuse-nosvm"
 REFUSALS="refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
 LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
@@ -139,6 +139,13 @@ suite_perf() {
     "$env/vm.sh" --module "${MODULE:-ours}" --smp 1 --parts "programs perf" --log "$LODGE_LOG/vm-perf.log" "perf-tests '${T:-}'"
 }
 
+# suite_qemu NAME VENDOR SLOW: unmodified QEMU runs on our module.
+suite_qemu() {
+    local slow=$(($3 * slower))
+    "$env/vm.sh" --vendor "$2" --timeout "$((900 * slow))" --module "${MODULE:-ours}" --parts "guest qemu" --log "$LODGE_LOG/vm-$1.log" \
+        "qemu-tests --slow $slow '${T:-}'; tests=\$?; check-leaks; [ \$tests\$? = 00 ]"
+}
+
 # suite_refuse WHY OPTION...: on a CPU that lacks something, the module says so, in a line that holds WHY, and stays out.
 suite_refuse() {
     local why=$1
@@ -184,6 +191,8 @@ suite() {
     # An emulated guest of an emulated host takes its time: one boot has to do.
     intel | amd-bochs | intel-haswell) suite_vm "$1" 4 2700 'boots a stock kernel' ;;
     perf) suite_perf ;;
+    qemu) suite_qemu qemu amd 1 ;;
+    qemu-intel | long-qemu-intel) suite_qemu qemu-intel intel 6 ;;
     ledger) suite_ledger ledger amd 6 1500 "$LEDGER" ;;
     long-ledger) suite_ledger ledger amd 6 3600 "$LEDGER stress/mem_" ;;
     ledger-intel | ledger-amd-bochs | long-ledger-intel | long-ledger-amd-bochs)
