@@ -17,7 +17,8 @@ fn segment_to(s: Segment) -> kvm_segment {
         limit: s.limit,
         selector: s.selector,
         type_: s.attr.kind(),
-        present: s.attr.p().into(),
+        // VMMs look at one of the two only, or keep one of the two: what is unusable is not present, and the other way round.
+        present: (s.attr.p() && !s.attr.unusable()).into(),
         dpl: s.attr.dpl(),
         db: s.attr.db().into(),
         s: s.attr.s().into(),
@@ -44,7 +45,7 @@ fn segment_from(s: &kvm_segment) -> Segment {
         base: s.base,
         limit: s.limit,
         selector: s.selector,
-        attr: attr.with_unusable(s.unusable != 0),
+        attr: attr.with_unusable(s.unusable != 0 || s.present & 1 == 0),
     }
 }
 

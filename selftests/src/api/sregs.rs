@@ -138,21 +138,20 @@ fn attributes() {
         ..s.es
     };
     s.fs.unusable = 1;
-    s.gs.type_ = 6;
+    s.gs.present = 0;
     // An available TSS; Intel's CPUs do not take one.
     if crate::sys::on_amd() {
         s.tr.type_ = 9;
     }
     g.cpu.set_sregs(&s);
     let t = g.cpu.sregs();
-    eq!(
-        (t.ds.type_, t.es.type_, t.gs.type_),
-        (3, 1, 7),
-        "loaded is accessed"
-    );
+    eq!((t.ds.type_, t.es.type_), (3, 1), "loaded is accessed");
     eq!((t.es.limit, t.es.g), (0xfff, 0));
-    eq!(t.fs.unusable, 1);
+    eq!((t.fs.present, t.fs.unusable), (0, 1));
+    eq!((t.gs.present, t.gs.unusable), (0, 1));
     eq!(t.tr.type_, 11, "loaded is busy");
+    g.load(|a| a.hlt());
+    eq!(g.cpu.run(), Exit::Hlt, "{}", g.describe());
 }
 
 fn cr0() {
