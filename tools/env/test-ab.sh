@@ -8,7 +8,7 @@ env=$(dirname "$0")
 # record VENDOR MODULE: the calls and their results, in a file of their own.
 record() {
     local log=$LODGE_LOG/ab-$1-$2.log status=0
-    "$env/vm.sh" --vendor "$1" --module "$2" --parts programs --smp 1 --timeout 600 --log "$log.vm" \
+    "$env/vm.sh" --vendor "$1" --module "$2" --parts programs --smp 1 --timeout 1800 --log "$log.vm" \
         "selftests ab ${T:-}" >"$log" 2>&1 || status=$?
     # Status 1 is that of tests that failed: what they recorded is to be compared all the same.
     case $status in 0 | 1) ;; *) say "the run on $1 with $2 ended with status $status; console in $log" && return 1 ;; esac
