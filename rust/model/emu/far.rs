@@ -215,27 +215,13 @@ fn gate(cx: &mut Cx<'_>, call: bool, found: &Found, selector: u16, size: u8) -> 
     }
     let code = Code::through_gate(cx, desc.target())?;
     if code.cpl == cx.ctx.cpl {
-        return transfer_gate(cx, call, &code, offset, size);
+        return transfer(cx, call, &code, offset, size);
     }
     if !call {
         // A jump cannot raise the privilege level.
         return Err(Cx::selector_fault(vector::GP, desc.target()));
     }
     inward(cx, &code, offset, size, (desc.0 >> 32) as u8 & 0x1f)
-}
-
-fn transfer_gate(cx: &mut Cx<'_>, call: bool, code: &Code, offset: u64, size: u8) -> Run<()> {
-    if call {
-        cx.stack_room(size, 2)?;
-    }
-    code.reaches(cx, offset)?;
-    if call {
-        push_return(cx, size)?;
-    }
-    let cs = code.segment(cx)?;
-    cx.load(Seg::Cs, cs)?;
-    cx.target = Some(offset);
-    Ok(())
 }
 
 /// A call to an inner privilege level, with `count` parameters copied to its stack.
