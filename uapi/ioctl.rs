@@ -56,6 +56,7 @@ numbers! {
     TRANSLATE = _IOWR::<kvm_translation>(0x85);
     SET_CPUID = _IOW::<kvm_cpuid>(0x8a);
     X86_SET_MSR_FILTER = _IOW::<kvm_msr_filter>(0xc6);
+    X86_SET_MSR_FILTER_COMPAT = _IOW::<pod::MsrFilterArg32>(0xc6);
     SET_CLOCK = _IOW::<kvm_clock_data>(0x7b);
     GET_CLOCK = _IOR::<kvm_clock_data>(0x7c);
     SET_TSC_KHZ = _IO(0xa2);

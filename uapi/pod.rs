@@ -120,3 +120,40 @@ const _: () = assert!(
 
 // SAFETY: integers only.
 unsafe impl FromBytes for MsrFilterArg {}
+
+/// [`MsrFilterRange`] as a 32-bit program lays it out.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct MsrFilterRange32 {
+    flags: u32,
+    nmsrs: u32,
+    base: u32,
+    bitmap: u32,
+}
+
+/// [`MsrFilterArg`] as a 32-bit program lays it out: KVM_X86_SET_MSR_FILTER has another number there.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct MsrFilterArg32 {
+    flags: u32,
+    ranges: [MsrFilterRange32; 16],
+}
+
+// SAFETY: integers only.
+unsafe impl FromBytes for MsrFilterArg32 {}
+
+impl From<MsrFilterArg32> for MsrFilterArg {
+    fn from(arg: MsrFilterArg32) -> Self {
+        Self {
+            flags: arg.flags,
+            pad: 0,
+            ranges: arg.ranges.map(|r| MsrFilterRange {
+                flags: r.flags,
+                nmsrs: r.nmsrs,
+                base: r.base,
+                pad: 0,
+                bitmap: r.bitmap.into(),
+            }),
+        }
+    }
+}

@@ -56,11 +56,7 @@ impl<B: Backend> file::FileObject for Vm<B> {
             }
             ioctl::GET_DIRTY_LOG => {
                 let arg: pod::DirtyLogArg = user::get(arg)?;
-                let bitmap = usize::try_from(arg.bitmap).map_err(|_| EFAULT)?;
-                vm.mmu.take_dirty_log(arg.slot, |offset, words| {
-                    user::put_slice(user::after(bitmap, offset)?, words)
-                })?;
-                Ok(0)
+                dirty_log(&vm, arg.slot, arg.bitmap)
             }
             ioctl::IOEVENTFD => {
                 vm.ioevents.change(&user::get(arg)?)?;
@@ -71,7 +67,7 @@ impl<B: Backend> file::FileObject for Vm<B> {
             // Second-stage tables take what they need; the number is for shadow paging. Fewer than 64 are refused.
             ioctl::SET_NR_MMU_PAGES if arg < 64 => Err(EINVAL),
             ioctl::SET_NR_MMU_PAGES => Ok(0),
-            ioctl::X86_SET_MSR_FILTER => msr_filter::set(&vm, arg),
+            ioctl::X86_SET_MSR_FILTER => msr_filter::set(&vm, &user::get(arg)?),
             ioctl::GET_CLOCK => clock::get(&vm, arg),
             ioctl::SET_CLOCK => clock::set(&vm, arg),
             ioctl::ENABLE_CAP => policy::enable_vm(&vm, arg),
@@ -88,6 +84,31 @@ impl<B: Backend> file::FileObject for Vm<B> {
             _ => Err(ENOTTY),
         }
     }
+
+    fn compat_ioctl(vm: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
+        vm.check_owner()?;
+        match cmd {
+            // The address has 32 bits; what is behind them is not of the structure.
+            ioctl::GET_DIRTY_LOG => {
+                let arg: pod::DirtyLogArg = user::get(arg)?;
+                dirty_log(&vm, arg.slot, arg.bitmap & 0xffff_ffff)
+            }
+            ioctl::X86_SET_MSR_FILTER_COMPAT => {
+                let arg: pod::MsrFilterArg32 = user::get(arg)?;
+                msr_filter::set(&vm, &arg.into())
+            }
+            _ => Self::ioctl(vm, cmd, arg),
+        }
+    }
+}
+
+/// KVM_GET_DIRTY_LOG, to the bitmap at this address.
+fn dirty_log<B: Backend>(vm: &Vm<B>, slot: u32, bitmap: u64) -> Result<isize> {
+    let bitmap = usize::try_from(bitmap).map_err(|_| EFAULT)?;
+    vm.mmu.take_dirty_log(slot, |offset, words| {
+        user::put_slice(user::after(bitmap, offset)?, words)
+    })?;
+    Ok(0)
 }
 
 /// KVM_SET_TSS_ADDR: three pages below 4 GiB.

@@ -75,8 +75,7 @@ impl MsrFilter {
 
 /// KVM_X86_SET_MSR_FILTER. EINVAL for unknown flags, a filter that denies everything, or a range that is too long or about nothing.
 #[inline(never)]
-pub(crate) fn set<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<isize> {
-    let given: KBox<MsrFilterArg> = KBox::new(user::get(arg)?, GFP_KERNEL_ACCOUNT)?;
+pub(crate) fn set<B: Backend>(vm: &Vm<B>, given: &MsrFilterArg) -> Result<isize> {
     if given.flags & !uapi::KVM_MSR_FILTER_DEFAULT_DENY != 0 {
         return Err(EINVAL);
     }

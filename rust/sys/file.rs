@@ -23,6 +23,11 @@ pub(crate) trait FileObject: Send + Sync + 'static {
     /// The ioctl `cmd` with its argument.
     fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize>;
 
+    /// The same from a 32-bit program. Most structures look alike.
+    fn compat_ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
+        Self::ioctl(this, cmd, arg)
+    }
+
     /// The page at `offset` pages into the mapping; None: beyond the end.
     fn page(&self, _offset: usize) -> Option<&Pages<0>> {
         None
@@ -39,7 +44,7 @@ impl<T: FileObject> Vtable<T> {
         owner: compat::owner(),
         release: Some(release::<T>),
         unlocked_ioctl: Some(ioctl::<T>),
-        compat_ioctl: Some(ioctl::<T>),
+        compat_ioctl: Some(compat_ioctl::<T>),
         mmap: if T::MAPPABLE { Some(mmap::<T>) } else { None },
         llseek: Some(bindings::noop_llseek),
         ..pin_init::zeroed()
@@ -80,6 +85,18 @@ unsafe extern "C" fn ioctl<T: FileObject>(
     // SAFETY: the kernel keeps the file open during the call.
     let this = unsafe { borrow::<T>(file) };
     from_result(|| T::ioctl(this, cmd, arg))
+}
+
+/// # Safety
+/// As for [`ioctl`].
+unsafe extern "C" fn compat_ioctl<T: FileObject>(
+    file: *mut bindings::file,
+    cmd: c_uint,
+    arg: c_ulong,
+) -> c_long {
+    // SAFETY: the kernel keeps the file open during the call.
+    let this = unsafe { borrow::<T>(file) };
+    from_result(|| T::compat_ioctl(this, cmd, arg))
 }
 
 /// # Safety

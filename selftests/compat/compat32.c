@@ -117,9 +117,56 @@ static void signal_mask(long vcpu, struct kvm_run *run)
 	expect("no mask", kvm_ioctl(vcpu, KVM_SET_SIGNAL_MASK, 0), 0);
 }
 
+/* A page that the guest wrote; the half of the structure behind the address holds anything. */
+static void dirty_log(long vm, long vcpu, struct kvm_userspace_memory_region *region)
+{
+	static unsigned int bitmap[2];
+	struct {
+		unsigned int slot, pad, bitmap, high;
+	} log = { 0, 0, (unsigned long)bitmap, 0xdeadbeef };
+
+	region->flags = KVM_MEM_LOG_DIRTY_PAGES;
+	expect("SET_USER_MEMORY_REGION, logged", kvm_ioctl(vm, KVM_SET_USER_MEMORY_REGION, region), 0);
+	start_at(vcpu, CODE + 5);
+	expect("RUN to write", kvm_ioctl(vcpu, KVM_RUN, 0), 0);
+	expect("GET_DIRTY_LOG", kvm_ioctl(vm, KVM_GET_DIRTY_LOG, &log), 0);
+	expect("the page written", bitmap[0], 1 << 2);
+	expect("GET_DIRTY_LOG again", kvm_ioctl(vm, KVM_GET_DIRTY_LOG, &log), 0);
+	expect("no page written", bitmap[0], 0);
+	log.bitmap = 16;
+	expect("GET_DIRTY_LOG to a bad address", kvm_ioctl(vm, KVM_GET_DIRTY_LOG, &log), -EFAULT);
+}
+
+/* RDMSR of IA32_TSC, which a filter denies: user space is asked. */
+static void msr_filter(long vm, long vcpu, struct kvm_run *run)
+{
+	static unsigned char none[1];
+	static struct kvm_msr_filter filter;
+	static struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_USER_SPACE_MSR, .args = { KVM_MSR_EXIT_REASON_FILTER } };
+
+	expect("ENABLE_CAP", kvm_ioctl(vm, KVM_ENABLE_CAP, &cap), 0);
+	filter.ranges[0].flags = KVM_MSR_FILTER_READ;
+	filter.ranges[0].base = 0x10;
+	filter.ranges[0].nmsrs = 1;
+	filter.ranges[0].bitmap = (void *)16;
+	expect("SET_MSR_FILTER, a bad bitmap", kvm_ioctl(vm, KVM_X86_SET_MSR_FILTER, &filter), -EFAULT);
+	filter.ranges[0].bitmap = none;
+	expect("SET_MSR_FILTER", kvm_ioctl(vm, KVM_X86_SET_MSR_FILTER, &filter), 0);
+	expect("SET_MSR_FILTER at a bad address", kvm_ioctl(vm, KVM_X86_SET_MSR_FILTER, (void *)16), -EFAULT);
+	regs.rcx = 0x10;
+	start_at(vcpu, CODE + 9);
+	expect("RUN to RDMSR", kvm_ioctl(vcpu, KVM_RUN, 0), 0);
+	expect("its reason", run->exit_reason, KVM_EXIT_X86_RDMSR);
+	expect("the register", run->msr.index, 0x10);
+}
+
 static int test(void)
 {
-	static const char code[] = { 0xb0, 0x2a, 0xe6, 0xf0, 0xf4 }; /* mov al, 42; out 0xf0, al; hlt */
+	static const char code[] = {
+		0xb0, 0x2a, 0xe6, 0xf0, 0xf4, /* mov al, 42; out 0xf0, al; hlt */
+		0xa2, 0x00, 0x20, 0xf4,	      /* mov [0x2000], al; hlt */
+		0x0f, 0x32, 0xf4,	      /* rdmsr; hlt */
+	};
 	long kvm = call(NR_open, (long)"/dev/kvm", 2, 0, 0, 0), vm, vcpu, size;
 	struct kvm_userspace_memory_region region = { .memory_size = 4 * PAGE };
 	struct kvm_run *run;
@@ -152,8 +199,10 @@ static int test(void)
 	expect("RUN", kvm_ioctl(vcpu, KVM_RUN, 0), 0);
 	expect("its reason", run->exit_reason, KVM_EXIT_HLT);
 	expect("GET_REGS", kvm_ioctl(vcpu, KVM_GET_REGS, &regs), 0);
-	expect("RIP after HLT", regs.rip, CODE + sizeof(code));
+	expect("RIP after HLT", regs.rip, CODE + 5);
 	signal_mask(vcpu, run);
+	dirty_log(vm, vcpu, &region);
+	msr_filter(vm, vcpu, run);
 	return failures;
 }
 
