@@ -60,8 +60,6 @@ suite_vm() {
     amd) ;;
     # What it has that the other Intel CPU has not, or the other way round, are features of VMX; these tests do not depend on them.
     intel-haswell) leave_out="-stress/ -hostile/ -bench/ -api/alloc_fail" ;;
-    # Its host ends in a triple fault under the attackers (doc/errata.md).
-    amd-bochs) leave_out="$BOCHS_LEAVES_OUT -hostile/" ;;
     *) leave_out=$BOCHS_LEAVES_OUT ;;
     esac
     # Those need a module of their own.

@@ -124,10 +124,11 @@ impl Sweeper {
                 e => {
                     let r = cpu.regs();
                     harness::fail(&format!(
-                        "sweep {}: {e:x?} at page {:x} of {:x}",
+                        "sweep {}: {e:x?} at page {:x} of {:x}: {r:x?} {:x?}",
                         r.r12,
                         r.rbx.wrapping_sub(AT) >> 12,
-                        self.size >> 12
+                        self.size >> 12,
+                        cpu.sregs()
                     ));
                     return false;
                 }
