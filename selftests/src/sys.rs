@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::OnceLock;
 
 /// What a system call gives: its value, or the errno.
 pub type Res = Result<i32, i32>;
@@ -328,7 +329,6 @@ impl Drop for Map {
 
 /// An address in the middle of nowhere: mapped once without access, so that nothing else can come to lie there.
 pub fn bad_addr() -> u64 {
-    use std::sync::OnceLock;
     static BAD: OnceLock<u64> = OnceLock::new();
     *BAD.get_or_init(|| {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -464,8 +464,31 @@ pub fn take_signal(sig: i32) -> Option<(i32, u64)> {
     }
 }
 
-/// Pins thread `tid` (0: the caller) to one CPU.
-pub fn pin(tid: i32, cpu: usize) -> Res {
+/// The CPUs that the tests may use: those that the first caller could run on when it asked, which is before anything is pinned. A host VM
+/// of QEMU's has one more (`tools/env/vm.sh`).
+fn allowed() -> &'static [usize] {
+    static ALLOWED: OnceLock<Vec<usize>> = OnceLock::new();
+    ALLOWED.get_or_init(|| {
+        // SAFETY: the set is a live local.
+        unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            let r = libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set);
+            assert!(r == 0, "sched_getaffinity: errno {}", errno());
+            (0..libc::CPU_SETSIZE as usize)
+                .filter(|&cpu| libc::CPU_ISSET(cpu, &set))
+                .collect()
+        }
+    })
+}
+
+/// The number by which the kernel knows the `n`th CPU of the tests'.
+pub fn cpu_number(n: usize) -> Option<usize> {
+    allowed().get(n).copied()
+}
+
+/// Pins thread `tid` (0: the caller) to the `n`th CPU of the tests'.
+pub fn pin(tid: i32, n: usize) -> Res {
+    let cpu = cpu_number(n).ok_or(libc::EINVAL)?;
     // SAFETY: the set is a live local.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
@@ -478,10 +501,23 @@ pub fn pin(tid: i32, cpu: usize) -> Res {
     }
 }
 
-/// The number of CPUs online.
+/// How many CPUs the tests may use.
 pub fn cpus() -> usize {
+    allowed().len()
+}
+
+/// How many CPUs the machine has.
+pub fn all_cpus() -> usize {
     // SAFETY: no memory is involved.
-    unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }.max(1) as usize
+    unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) }.max(1) as usize
+}
+
+/// The file by which the second CPU of the tests' is switched off; None: it cannot be.
+pub fn second_cpu_switch() -> Option<String> {
+    let switch = format!("/sys/devices/system/cpu/cpu{}/online", cpu_number(1)?);
+    std::fs::exists(&switch)
+        .is_ok_and(|there| there)
+        .then_some(switch)
 }
 
 /// A pipe: (read end, write end).

@@ -85,7 +85,7 @@ fn vcpus() {
         let (taken, charged) = ((free - free2) * 4096, charged2 as i64 - charged as i64);
         // Not the kernel's own: the guest's FPU image, and what an SRCU domain keeps for each CPU. The charge comes in batches.
         let vcpus = vms as i64 * each as i64;
-        let uncharged = vcpus * 2 * 4096 + vms as i64 * 4096 * sys::cpus() as i64 + (1 << 19);
+        let uncharged = vcpus * 2 * 4096 + vms as i64 * 4096 * sys::all_cpus() as i64 + (1 << 19);
         check!(
             charged > vcpus * 3 * 4096 && taken - charged < uncharged,
             "{vms} VMs with {each} vCPUs: {taken} bytes taken, {charged} charged, of them {} of the kernel",

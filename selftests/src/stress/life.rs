@@ -341,10 +341,9 @@ fn inherited() {
 }
 
 fn cpu_offline() {
-    let switch = "/sys/devices/system/cpu/cpu1/online";
-    if !super::set(switch, 1) && std::fs::metadata(switch).is_err() {
-        harness::skip("CPU 1 cannot be switched off");
-    }
+    let Some(switch) = sys::second_cpu_switch() else {
+        harness::skip("there is no second CPU to switch off");
+    };
     sys::interrupting(libc::SIGUSR1);
     let (a, more) = counters(2);
     let (b, _) = counters(1);
@@ -370,12 +369,12 @@ fn cpu_offline() {
         }
         progress();
         for _ in 0..rounds(6, 200) {
-            check!(super::set(switch, 0), "CPU 1 off");
+            check!(super::set(&switch, 0), "{switch} off");
             progress();
             // Made while there is one CPU, used when there are two.
             let g = Guest::new(Mode::Long);
             g.mem.wr(CODE as usize, 0xf4u8);
-            check!(super::set(switch, 1), "CPU 1 on");
+            check!(super::set(&switch, 1), "{switch} on");
             crate::must!(sys::pin(0, 1));
             eq!(g.cpu.run(), Exit::Hlt);
             crate::must!(sys::pin(0, 0));
