@@ -2,21 +2,29 @@
 //! A machine of two CPUs with a [`Tlb`] each, on which the module's own code runs: the engine and its flushes, the protocol between those who
 //! change entries and those who run guests, ASIDs, VPIDs and invalidations. One flush at a time can be left out.
 
-use std::boxed::Box;
+#[path = "guest.rs"]
+mod guest;
+#[path = "host.rs"]
+mod host;
+#[path = "memory.rs"]
+mod memory;
+#[path = "remote.rs"]
+mod remote;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::vec::Vec;
 
-use super::tlb::{Cached, Hit, Tag, Tlb};
-use crate::mmu::flush::{self, FlushReason, RemoteFlush};
+use self::memory::{Arena, CLOCK};
+use self::remote::{Remote, Shared, StdFlag, StdNumber};
+use super::tlb::Tlb;
 use crate::mmu::ledger::{self, Held, Missing};
 use crate::mmu::pte::PteFormat;
 use crate::mmu::step::{Flush, Step};
-use crate::mmu::storage::{Cell64, Counts, Graveyard, TablePool, Tables};
-use crate::mmu::tdp::{Map, MapError, Tdp};
-use crate::mmu::{Gfn, GfnRange, Level, MemType, Perms, Pfn, TablePa, ENTRIES};
-use crate::model::kick::{Flag, Number, Presence};
+use crate::mmu::tdp::Tdp;
+use crate::mmu::{GfnRange, Level};
+use crate::model::kick::Presence;
 use crate::svm::asid::{CpuAsids, Tlb as AsidFlush, VcpuAsid};
 use crate::vmx::tlb::{Abilities, Extent, Invalidate, Stale};
 use crate::vmx::vpid::Vpids;
@@ -26,145 +34,6 @@ use crate::vmx::vpid::Vpids;
 pub(super) enum Machine {
     Amd { by_asid: bool, asids: u32 },
     Intel { vpid: bool, single: bool },
-}
-
-pub(super) struct StdFlag(AtomicBool);
-
-impl Flag for StdFlag {
-    fn load(&self) -> bool {
-        self.0.load(SeqCst)
-    }
-    fn store(&self, value: bool) {
-        self.0.store(value, SeqCst);
-    }
-    fn swap(&self, value: bool) -> bool {
-        self.0.swap(value, SeqCst)
-    }
-}
-
-pub(super) struct StdNumber(AtomicU32);
-
-impl Number for StdNumber {
-    fn load(&self) -> u32 {
-        self.0.load(SeqCst)
-    }
-    fn store(&self, value: u32) {
-        self.0.store(value, SeqCst);
-    }
-}
-
-struct Shared {
-    vm: usize,
-    presence: Presence<StdFlag, StdNumber>,
-    /// The guest runs, on this CPU.
-    running: Mutex<Option<usize>>,
-}
-
-/// The VM's side of a flush, as `Kicks` of the module.
-struct Remote {
-    vm: usize,
-    vcpus: Mutex<Vec<Arc<Shared>>>,
-    without: Option<Step>,
-    /// For the ledger.
-    published: AtomicU64,
-}
-
-impl Remote {
-    fn publish(&self, counts: &Counts) {
-        self.published.fetch_max(counts.restricted, SeqCst);
-    }
-}
-
-/// The ledger's clock. Worlds share it, as only its order matters.
-static CLOCK: AtomicU64 = AtomicU64::new(0);
-
-impl RemoteFlush for Remote {
-    fn flush_remote_tlbs(&self, why: FlushReason) {
-        if self.without == Some(Step::Remote(why)) {
-            return;
-        }
-        for v in self.vcpus.lock().unwrap().iter() {
-            assert_eq!(v.vm, self.vm);
-            if v.presence.demand_flush().is_some() && self.without != Some(Step::Kick) {
-                // The interrupt ends the guest's run before it is answered.
-                if v.running.lock().unwrap().take().is_some() {
-                    v.presence.leave();
-                }
-            }
-        }
-    }
-}
-
-struct Word(AtomicU64);
-
-impl Cell64 for Word {
-    fn load(&self) -> u64 {
-        self.0.load(SeqCst)
-    }
-    fn store(&self, value: u64) {
-        self.0.store(value, SeqCst);
-    }
-    fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
-        self.0.compare_exchange(old, new, SeqCst, SeqCst)
-    }
-    fn swap(&self, value: u64) -> u64 {
-        self.0.swap(value, SeqCst)
-    }
-    fn moment(&self) -> u64 {
-        CLOCK.fetch_add(1, SeqCst) + 1
-    }
-}
-
-const PAGES: usize = 400;
-
-/// Host memory for tables; freed pages are handed out again, the last one first.
-struct Arena {
-    words: Box<[Word]>,
-    free: Mutex<Vec<u64>>,
-}
-
-impl Arena {
-    fn new() -> Self {
-        Self {
-            words: (0..PAGES * ENTRIES)
-                .map(|_| Word(AtomicU64::new(0)))
-                .collect(),
-            free: Mutex::new((1..=PAGES as u64).rev().map(|n| n << 12).collect()),
-        }
-    }
-
-    fn release(&self, page: u64) {
-        for index in 0..ENTRIES {
-            self.cell(TablePa::new(page), index).unwrap().store(0);
-        }
-        self.free.lock().unwrap().push(page);
-    }
-}
-
-impl Tables for Arena {
-    type Cell = Word;
-    fn cell(&self, table: TablePa, index: usize) -> Option<&Word> {
-        let page = (table.get() >> 12).checked_sub(1)? as usize;
-        self.words.get(page * ENTRIES + index)
-    }
-}
-
-impl TablePool for &Arena {
-    fn take(&mut self) -> Option<TablePa> {
-        self.free.lock().unwrap().pop().map(TablePa::new)
-    }
-    fn put_back(&mut self, table: TablePa) {
-        self.release(table.get());
-    }
-}
-
-#[derive(Default)]
-struct Graves(Vec<u64>);
-
-impl Graveyard for Graves {
-    fn bury(&mut self, table: TablePa) {
-        self.0.push(table.get());
-    }
 }
 
 struct Vm<P: PteFormat> {
@@ -532,180 +401,6 @@ impl<P: PteFormat> World<P> {
         self.exit(id);
         if let Some(v) = self.vcpus[id].as_mut() {
             v.stale.linear();
-        }
-    }
-
-    /// The linear translations of a vCPU are what its guest says from now on: those from before are stale.
-    pub(super) fn uses_old_linear(&self, id: usize, cpu: usize, gfn: u64) -> bool {
-        let v = self.vcpus[id].as_ref().unwrap();
-        let root = self.vms[v.shared.vm].as_ref().unwrap().tdp.root().get();
-        let tag = Tag::Linear { vpid: v.vpid, root };
-        !matches!(self.cpus[cpu].tlb.find(tag, Gfn(gfn)), Hit::Miss)
-    }
-
-    fn stale(&mut self, what: std::string::String) {
-        self.stale.get_or_insert(what);
-    }
-
-    /// The guest reads or writes a page, if it runs and the page is mapped for it.
-    pub(super) fn access(&mut self, id: usize, gfn: u64, write: bool) {
-        let Some(v) = self.vcpus[id].as_ref() else {
-            return;
-        };
-        let Some(cpu) = *v.shared.running.lock().unwrap() else {
-            return;
-        };
-        let vm = v.shared.vm;
-        let root = self.vms[vm].as_ref().unwrap().tdp.root().get();
-        let tags: &[Tag] = match self.machine {
-            Machine::Amd { .. } => &[Tag::Asid(v.used_asid)],
-            Machine::Intel { .. } => &[Tag::Linear { vpid: v.vpid, root }, Tag::Physical { root }],
-        };
-        let gfn = Gfn(gfn);
-        let hit = tags.iter().map(|t| self.cpus[cpu].tlb.find(*t, gfn));
-        for hit in hit.collect::<Vec<_>>() {
-            match hit {
-                Hit::Miss => {}
-                Hit::Junk => {
-                    return self.stale(std::format!("{gfn:?}: another hypervisor's entry"))
-                }
-                // Without the right, a CPU walks before it faults.
-                Hit::Cached(c) if write && !c.perms.write => {}
-                Hit::Cached(c) => return self.check(vm, &c, gfn, write),
-            }
-        }
-        self.walk(vm, cpu, tags, gfn, write);
-    }
-
-    /// Whether a cached entry still says what the tables say.
-    fn check(&mut self, vm: usize, c: &Cached, gfn: Gfn, write: bool) {
-        let v = self.vms[vm].as_ref().unwrap();
-        let now = v.tdp.lookup(&self.arena, gfn);
-        let good = now.is_some_and(|l| l.pfn == c.pfn(gfn) && (!write || l.perms.write));
-        let unseen = v.aged.contains(&gfn.0) && now.is_some_and(|l| !l.accessed);
-        if !good {
-            self.stale(std::format!(
-                "{gfn:?} write {write}: {c:?}, but the tables say {now:?}"
-            ));
-        } else if unseen {
-            self.stale(std::format!(
-                "{gfn:?}: the CPU does not set the accessed bit again"
-            ));
-        }
-    }
-
-    fn walk(&mut self, vm: usize, cpu: usize, tags: &[Tag], gfn: Gfn, write: bool) {
-        let v = self.vms[vm].as_mut().unwrap();
-        let (mut table, mut level) = (v.tdp.root(), v.tdp.root_level());
-        loop {
-            let cell = self.arena.cell(table, level.index(gfn)).unwrap();
-            let pte = cell.load();
-            if !P::is_present(pte) {
-                return;
-            }
-            if !P::is_leaf(pte, level) {
-                table = TablePa::new(P::pa(self.config, pte));
-                level = level.below().unwrap();
-                continue;
-            }
-            if write && !P::perms(pte).write {
-                return;
-            }
-            let accessed = (0..64)
-                .map(|b| 1u64 << b)
-                .find(|b| P::accessed(*b))
-                .unwrap();
-            if P::tracks_access(self.config) {
-                cell.store(pte | accessed);
-            }
-            v.aged.remove(&gfn.0);
-            for tag in tags {
-                self.cpus[cpu].tlb.fill(Cached {
-                    tag: *tag,
-                    span: level.span(gfn),
-                    first: Pfn(P::pa(self.config, pte) >> 12),
-                    perms: P::perms(pte),
-                });
-            }
-            return;
-        }
-    }
-
-    /// A fault maps a page, as `mmu/fault.rs` does.
-    pub(super) fn map(&mut self, vm: usize, gfn: u64, pfn: u64, level: Level, write: bool) {
-        for _ in 0..4 {
-            let Some(v) = self.vms[vm].as_ref() else {
-                return;
-            };
-            let map = Map {
-                gfn: Gfn(gfn),
-                pfn: Pfn(pfn),
-                level,
-                perms: Perms { write, exec: true },
-                mem: MemType::WriteBack,
-            };
-            let mut pool = &self.arena;
-            let mut counts = Counts::default();
-            let mapped = v.tdp.map(&self.arena, &mut pool, &map, &mut counts);
-            v.remote.publish(&counts);
-            match mapped {
-                Ok(_) => return,
-                Err(MapError::Blocked(level)) => self.zap(vm, level.span(Gfn(gfn))),
-                Err(e) => panic!("{e:?}"),
-            }
-        }
-        panic!("not mapped");
-    }
-
-    pub(super) fn zap(&mut self, vm: usize, range: GfnRange) {
-        let Some(v) = self.vms[vm].as_mut() else {
-            return;
-        };
-        let settled = flush::zap(
-            &mut v.tdp,
-            &self.arena,
-            Graves::default(),
-            range,
-            &*v.remote,
-        );
-        assert_eq!(settled.bug, None);
-        v.remote.publish(&settled.counts);
-        settled
-            .graves
-            .0
-            .into_iter()
-            .for_each(|page| self.arena.release(page));
-    }
-
-    pub(super) fn write_protect(&mut self, vm: usize, range: GfnRange) {
-        let Some(v) = self.vms[vm].as_mut() else {
-            return;
-        };
-        let settled =
-            flush::write_protect(&mut v.tdp, &self.arena, core::iter::once(range), &*v.remote);
-        assert_eq!(settled.bug, None);
-        v.remote.publish(&settled.counts);
-    }
-
-    pub(super) fn age(&mut self, vm: usize, range: GfnRange, exact: bool) {
-        let Some(v) = self.vms[vm].as_mut() else {
-            return;
-        };
-        let aged = flush::age(
-            &v.tdp,
-            &self.arena,
-            core::iter::once(range),
-            exact,
-            &*v.remote,
-        );
-        assert_eq!(aged.bug, None);
-        v.remote.publish(&aged.counts);
-        for gfn in range.start.0..range.end.0 {
-            if exact && aged.young {
-                v.aged.insert(gfn);
-            } else if !exact {
-                v.aged.remove(&gfn);
-            }
         }
     }
 }
