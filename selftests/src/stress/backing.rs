@@ -294,8 +294,9 @@ fn served(fd: &OwnedFd, serve: impl Fn(u64) + Sync, body: impl FnOnce(&AtomicU64
         s.spawn(|| {
             while !stop.load(Ordering::SeqCst) {
                 if let Some(at) = next_fault(fd) {
-                    n.fetch_add(1, Ordering::SeqCst);
                     serve(at);
+                    // Only now: who waited for the last one may protect all pages again, and this one must not be opened then.
+                    n.fetch_add(1, Ordering::SeqCst);
                 }
             }
         });
