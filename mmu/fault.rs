@@ -2,12 +2,12 @@
 //! The way from a second-stage fault to a mapping, and access to guest memory by the host.
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Relaxed};
 
 use crate::sys::mm::{self, HostPage, HostPageError};
 
 use super::dirty_log::DirtyLog;
 use super::flush::RemoteFlush;
+use super::invalidation::Ticket;
 use super::pages::{PageTables, TableCache};
 use super::pte::PteFormat;
 use super::slots::{self, Slot};
@@ -258,7 +258,8 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         let Some(hva) = slot.hva_of(gfn) else {
             return Ok(Some(FaultOutcome::Broken));
         };
-        let sequence = self.sequence.load(Acquire);
+        // Before anything is looked at that the host may change.
+        let ticket = self.changes.ticket();
         let may_write = slot.perms(access, true).write;
         let page = match HostPage::get(hva.0, access.write, may_write) {
             Ok(page) => page,
@@ -300,29 +301,29 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
                 MemType::Uncached
             },
         };
-        Ok(self.install(cache, (slot, log), &map, sequence, page))
+        Ok(self.install(cache, (slot, log), &map, ticket, page))
     }
 
-    /// Makes the entry visible, unless the host changed its mapping since `sequence` was read.
+    /// Makes the entry visible, unless the host changed its mapping since `ticket` was taken.
     fn install(
         &self,
         cache: &mut TableCache,
         (slot, log): (&Slot, Option<&DirtyLog>),
         map: &Map,
-        sequence: u64,
+        ticket: Ticket,
         page: HostPage,
     ) -> Option<FaultOutcome> {
-        let guard = self.lock.read();
+        let tdp = self.lock.read();
         // The host address of the whole leaf, not only of the page: an invalidation of any part of it counts.
         let start = slot
             .hva_of(map.gfn.align_down(map.level))
             .map_or(0, |hva| hva.0);
         let end = start.saturating_add(map.level.bytes());
-        if guard.invalidations.concern(start, end) || self.sequence.load(Relaxed) != sequence {
+        if !self.may_map(ticket, start, end) {
             return Some(FaultOutcome::Retry);
         }
         let mut counts = Counts::default();
-        let result = Tdp::map(&guard.tdp, &PageTables, cache, map, &mut counts);
+        let result = Tdp::map(&tdp, &PageTables, cache, map, &mut counts);
         self.count(&counts);
         // Still under the lock: the page must be known dirty before the notifier can take it from the guest.
         if result.is_ok() && map.perms.write {
@@ -334,7 +335,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         } else {
             drop(page);
         }
-        drop(guard);
+        drop(tdp);
         Some(match result {
             Ok(_) => FaultOutcome::Mapped,
             Err(MapError::Retry | MapError::NoTable) => FaultOutcome::Retry,

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! No range that is being changed is ever reported free.
+//! No range that is being changed is ever reported free; and what follows from that for faults, in `race.rs`.
+
+#[path = "invalidation_tests/explore.rs"]
+mod explore;
+#[path = "invalidation_tests/race.rs"]
+mod race;
 
 use std::vec::Vec;
 

@@ -4,17 +4,18 @@
 //! The locking is at the head of `mmu/mod.rs`.
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Atomic, Relaxed, Release};
-use kernel::sync::{new_mutex, Arc, Mutex};
+use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 
 use crate::sys::cpu::Word;
-use crate::sys::mm::{self, AgeHow, MmEvents, MmWatch, RwSpinLock, WriteGuard};
+use crate::sys::mm::{self, MmWatch, RwSpinLock, WriteGuard};
 use crate::sys::params;
 use crate::sys::srcu_cell::SrcuCell;
 
 use super::dirty_log::DirtyLog;
 use super::flush::{self, RemoteFlush};
-use super::invalidation::Invalidations;
+use super::invalidation::HostChanges;
+use super::notifier::Host;
 use super::pages::{Graves, PageTables, RootPage};
 use super::pte::PteFormat;
 use super::slots::{self, Change, Limits, Slot, SlotError, SlotRequest};
@@ -74,7 +75,7 @@ impl SlotSet {
     }
 
     /// The guest pages behind the user addresses `start..end`, in these slots and in `others`.
-    fn gfns_of_hvas<'a>(
+    pub(super) fn gfns_of_hvas<'a>(
         &'a self,
         others: &'a [Slot],
         start: u64,
@@ -117,20 +118,17 @@ impl SlotSet {
     }
 }
 
-/// What `mmu_lock` guards.
-pub(super) struct Guarded<P: PteFormat> {
-    pub(super) tdp: Tdp<P>,
-    /// The host's changes in progress.
-    pub(super) invalidations: Invalidations,
-    /// A slot that is no longer published but whose pages may still be mapped.
-    retiring: Option<Slot>,
-}
-
 /// The part of the MMU that the notifier reaches.
 #[pin_data]
 pub(super) struct Core<P: PteFormat, F: RemoteFlush> {
+    /// `mmu_lock`.
     #[pin]
-    pub(super) lock: RwSpinLock<Guarded<P>>,
+    pub(super) lock: RwSpinLock<Tdp<P>>,
+    /// What of the host's side has to be looked at as one. The slots are published under it.
+    #[pin]
+    pub(super) host: SpinLock<Host>,
+    /// Written under `host`.
+    pub(super) changes: HostChanges<Word>,
     #[pin]
     pub(super) slots: SrcuCell<SlotSet>,
     /// Held while the slots are being changed.
@@ -138,14 +136,12 @@ pub(super) struct Core<P: PteFormat, F: RemoteFlush> {
     pub(super) changing: Mutex<()>,
     /// Moves with each change of the slots. Written under `changing`.
     pub(super) generation: Word,
-    /// Moves when an invalidation ends. Written under the write side.
-    pub(super) sequence: Atomic<u64>,
     leaves: [Atomic<i64>; 3],
     tables: Atomic<i64>,
     /// A change of the tables was refused: the VM must not run on.
     pub(super) broken: Atomic<bool>,
     ledger: VmLedger,
-    flush: Arc<F>,
+    pub(super) flush: Arc<F>,
     limits: Limits,
     /// Only small leaves may be executed from.
     pub(super) small_code: bool,
@@ -170,11 +166,6 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
             max_gfn: Gfn(end.0.saturating_sub(1)),
             flags: config.slot_flags,
         };
-        let guarded = Guarded {
-            tdp,
-            invalidations: Invalidations::default(),
-            retiring: None,
-        };
         let empty = KBox::new(
             SlotSet {
                 slots: KVVec::new(),
@@ -184,11 +175,12 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         )?;
         Arc::pin_init(
             try_pin_init!(Self {
-                lock <- RwSpinLock::new(guarded),
+                lock <- RwSpinLock::new(tdp),
+                host <- new_spinlock!(Host::default(), "lodge_host"),
+                changes: HostChanges::new(Word::new(), Word::new()),
                 slots <- SrcuCell::new(empty),
                 changing <- new_mutex!((), "lodge_slots"),
                 generation: Word::new(),
-                sequence: Atomic::new(0),
                 leaves: [const { Atomic::new(0) }; 3],
                 tables: Atomic::new(0),
                 broken: Atomic::new(false),
@@ -230,20 +222,20 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
     }
 
     /// Zaps pages under the write side, with the flush.
-    pub(super) fn zap_locked(&self, guard: &mut WriteGuard<'_, Guarded<P>>, range: GfnRange) {
+    pub(super) fn zap_locked(&self, guard: &mut WriteGuard<'_, Tdp<P>>, range: GfnRange) {
         let graves = Graves::default();
-        let settled = flush::zap(&mut guard.tdp, &PageTables, graves, range, &*self.flush);
+        let settled = flush::zap(guard, &PageTables, graves, range, &*self.flush);
         self.count(&settled.counts);
         self.note(settled.bug);
         settled.graves.free();
     }
 
     /// Lets the write side go and takes it again, if others wait for it or for the CPU.
-    fn let_others<'a>(
+    pub(super) fn let_others<'a>(
         &'a self,
-        guard: WriteGuard<'a, Guarded<P>>,
+        guard: WriteGuard<'a, Tdp<P>>,
         may_block: bool,
-    ) -> WriteGuard<'a, Guarded<P>> {
+    ) -> WriteGuard<'a, Tdp<P>> {
         if !guard.wanted() {
             return guard;
         }
@@ -255,12 +247,12 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
     }
 
     /// Zaps pages under the write side, which it lets go between two chunks if others wait for it or for the CPU.
-    fn zap_range<'a>(
+    pub(super) fn zap_range<'a>(
         &'a self,
-        mut guard: WriteGuard<'a, Guarded<P>>,
+        mut guard: WriteGuard<'a, Tdp<P>>,
         range: GfnRange,
         may_block: bool,
-    ) -> WriteGuard<'a, Guarded<P>> {
+    ) -> WriteGuard<'a, Tdp<P>> {
         for part in range.parts() {
             for chunk in part.chunks() {
                 self.zap_locked(&mut guard, chunk);
@@ -285,7 +277,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
     }
 
     /// Zaps everything, slot by slot so that the write side is let go in between.
-    fn zap_all(&self) {
+    pub(super) fn zap_all(&self) {
         for slot in self.slots.read().get() {
             self.zap(slot.gfns(), true);
         }
@@ -305,10 +297,10 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
     /// Takes the right to write from pages under the write side, with the flush.
     pub(super) fn write_protect_locked(
         &self,
-        guard: &mut WriteGuard<'_, Guarded<P>>,
+        guard: &mut WriteGuard<'_, Tdp<P>>,
         ranges: impl Iterator<Item = GfnRange>,
     ) {
-        let settled = flush::write_protect(&mut guard.tdp, &PageTables, ranges, &*self.flush);
+        let settled = flush::write_protect(guard, &PageTables, ranges, &*self.flush);
         self.count(&settled.counts);
         self.note(settled.bug);
     }
@@ -336,8 +328,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
             (change, gone, slots.with(gone, new, log)?)
         };
         // The notifier must find the slot until its pages are zapped: they may be freed by the host at any time.
-        self.lock.write().retiring = gone;
-        self.slots.replace(set);
+        self.publish(gone, set).wait();
         self.generation.advance();
         // No fault maps through the old set any more.
         match (change, gone) {
@@ -347,49 +338,8 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
             (_, Some(gone)) => self.zap(gone.gfns(), true),
             (_, None) => {}
         }
-        self.lock.write().retiring = None;
+        self.host.lock().retiring = None;
         Ok(())
-    }
-}
-
-impl<P: PteFormat, F: RemoteFlush> MmEvents for Core<P, F> {
-    fn invalidate_start(&self, start: u64, end: u64, may_block: bool) {
-        let mut guard = self.lock.write();
-        // From here on no fault maps anything in the range, whatever slots it sees. So it is enough to look at the slots once, now.
-        guard.invalidations.begin(start, end);
-        let slots = self.slots.read();
-        let retiring = guard.retiring;
-        // User space may have the same memory in thousands of slots: the lock is let go between these too.
-        for range in slots.gfns_of_hvas(retiring.as_slice(), start, end) {
-            guard = self.let_others(guard, may_block);
-            guard = self.zap_range(guard, range, may_block);
-        }
-    }
-
-    fn invalidate_end(&self, _start: u64, _end: u64) {
-        let mut guard = self.lock.write();
-        self.sequence
-            .store(self.sequence.load(Relaxed).wrapping_add(1), Release);
-        guard.invalidations.end();
-    }
-
-    fn age(&self, start: u64, end: u64, how: AgeHow) -> bool {
-        let guard = self.lock.read();
-        let slots = self.slots.read();
-        let retiring = guard.retiring;
-        let mut ranges = slots.gfns_of_hvas(retiring.as_slice(), start, end);
-        if how == AgeHow::Test {
-            return ranges.any(|range| guard.tdp.test_age(&PageTables, range));
-        }
-        let exact = how == AgeHow::ClearFlush;
-        let aged = flush::age(&guard.tdp, &PageTables, ranges, exact, &*self.flush);
-        self.count(&aged.counts);
-        self.note(aged.bug);
-        aged.young
-    }
-
-    fn release(&self) {
-        self.zap_all();
     }
 }
 
@@ -408,7 +358,7 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
     /// A task of the VM's process; sleeps.
     pub(crate) fn new(flush: Arc<F>, config: MmuConfig<P::Config>) -> Result<Self> {
         let core = Core::<P, F>::new(flush, &config)?;
-        let root = core.lock.read().tdp.root().get();
+        let root = core.lock.read().root().get();
         let watch = MmWatch::new(core.clone())?;
         Ok(Self { watch, core, root })
     }

@@ -50,11 +50,41 @@ impl<T> SrcuCell<T> {
     /// Publishes another value and drops the old one when no reader has it any more. When this returns, every reader sees the new one.
     /// Sleeps; the caller must not hold a guard of this cell.
     pub(crate) fn replace(&self, value: KBox<T>) {
-        let old = self.current.xchg(KBox::into_raw(value), Full);
+        self.publish(value).wait();
+    }
+
+    /// Publishes another value; the old one waits for its readers in what is returned. Any context.
+    pub(crate) fn publish(&self, value: KBox<T>) -> Replaced<'_, T> {
+        // INVARIANT: `old` was taken out by this call alone.
+        Replaced {
+            cell: self,
+            old: self.current.xchg(KBox::into_raw(value), Full),
+        }
+    }
+}
+
+/// A value that is no longer published, but that readers may still have. Dropping it waits for them, and so sleeps; not while the caller
+/// holds a guard of the cell.
+///
+/// # Invariants
+/// `old` comes from a `KBox<T>`, was published in `cell` and is so no longer, and nobody else will free it.
+#[must_use = "the readers are waited for where it is dropped"]
+pub(crate) struct Replaced<'a, T> {
+    cell: &'a SrcuCell<T>,
+    old: *mut T,
+}
+
+impl<T> Replaced<'_, T> {
+    /// Waits until no reader has the value any more, and drops it: every reader sees a newer one from now on.
+    pub(crate) fn wait(self) {}
+}
+
+impl<T> Drop for Replaced<'_, T> {
+    fn drop(&mut self) {
         // Expedited, since user space waits: a VMM sets its slots one by one while the guest boots.
-        self.srcu.synchronize_expedited();
-        // SAFETY: `old` was taken out by this call alone, and no reader is left that saw it.
-        drop(unsafe { KBox::from_raw(old) });
+        self.cell.srcu.synchronize_expedited();
+        // SAFETY: by the invariant, and no reader is left that saw it.
+        drop(unsafe { KBox::from_raw(self.old) });
     }
 }
 

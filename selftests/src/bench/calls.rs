@@ -45,6 +45,13 @@ pub fn rows(e: Effort) -> Vec<Row> {
     }
     rows.push(("slot: create", create as f64));
     rows.push(("slot: delete", delete as f64));
+    // Of no slot any more: what KVM adds is the notifier.
+    let away = lowest(e.rounds, || {
+        ticks(|| {
+            let _ = mem.advise(0, 4096, libc::MADV_DONTNEED);
+        })
+    });
+    rows.push(("slot: madvise outside of all", away as f64));
     rows.extend(life(e));
     rows
 }

@@ -25,6 +25,7 @@ const ROWS: &[(&str, &str, f64)] = &[
     ("call: SET_CPUID2", "insn", 0.7),
     ("slot: create", "insn", 0.7),
     ("slot: delete", "insn", 0.7),
+    ("slot: madvise outside of all", "insn", 1.0),
     ("life: create a VM and a vCPU", "insn", 0.7),
     ("life: destroy them", "insn", 0.7),
     ("memory: a VM", "bytes", 0.5),

@@ -4,6 +4,8 @@
 
 mod backing;
 mod charge;
+mod elsewhere;
+mod ftrace;
 mod host;
 mod left;
 mod life;
@@ -22,6 +24,7 @@ pub fn tests() -> Vec<Test> {
         pages::TESTS,
         backing::TESTS,
         parallel::TESTS,
+        elsewhere::TESTS,
         charge::TESTS,
         life::TESTS,
     ]

@@ -2,7 +2,7 @@
 //! vCPUs that fault at the same time: on the same pages, on neighbouring ones, on others. A fault of one must not shut out another's, so
 //! the function trace of the module may show no exclusive section.
 
-use super::set;
+use super::ftrace::{Trace, EXCLUSIVE, SHARED};
 use super::sweep::{check_pages, AT, SLOT};
 use crate::guest::*;
 use crate::harness::{self, rounds, Test};
@@ -121,53 +121,6 @@ fn neighbours() {
 fn apart() {
     repeat(APART, 1);
 }
-
-/// The kernel's function tracer on some functions, while it lives.
-struct Trace(String);
-
-impl Trace {
-    /// Counts calls of functions whose name fits `pattern`; None if there are none, or no tracer.
-    fn of(pattern: &str) -> Option<Self> {
-        let dir = "/sys/kernel/tracing";
-        if std::fs::metadata(format!("{dir}/current_tracer")).is_err() {
-            super::pages::tool(&["mount", "-t", "tracefs", "none", dir]);
-        }
-        let t = Self(dir.to_owned());
-        let on = t.set("tracing_on", "0")
-            && t.set("set_ftrace_filter", pattern)
-            && t.set("current_tracer", "function")
-            && t.set("buffer_size_kb", "8192")
-            && t.set("trace", "");
-        on.then_some(t)
-    }
-    fn set(&self, file: &str, value: &str) -> bool {
-        set(&format!("{}/{file}", self.0), value)
-    }
-    /// The calls during `f`, one line each.
-    fn calls(&self, f: impl FnOnce()) -> Vec<String> {
-        self.set("trace", "");
-        self.set("tracing_on", "1");
-        f();
-        self.set("tracing_on", "0");
-        let text = std::fs::read_to_string(format!("{}/trace", self.0)).unwrap_or_default();
-        text.lines()
-            .filter(|l| !l.starts_with('#'))
-            .map(str::to_owned)
-            .collect()
-    }
-}
-
-impl Drop for Trace {
-    fn drop(&mut self) {
-        self.set("tracing_on", "0");
-        self.set("current_tracer", "nop");
-        self.set("set_ftrace_filter", "");
-    }
-}
-
-/// The module's ways into `mmu_lock`.
-const SHARED: &str = "lodge_read_lock";
-const EXCLUSIVE: &str = "lodge_write_lock";
 
 fn no_exclusive_lock() {
     let Some(trace) = Trace::of(&format!("{SHARED} {EXCLUSIVE}")) else {
