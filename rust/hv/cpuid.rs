@@ -211,7 +211,9 @@ fn set_entries<B: Backend>(cx: &mut Loaded<'_, B>, mut entries: KVec<Entry>) -> 
     cx.state.features = GuestFeatures::derive(&entries, caps);
     cpuid::refresh(&mut entries, &mut cx.state.features, caps, &now);
     cx.state.cpuid = entries;
+    // Walks depend on it too.
     cx.state.fetches.clear();
+    cx.state.walks.clear();
     cx.update_switch();
     cx.update_instructions();
     Ok(0)

@@ -4,13 +4,15 @@
 use kernel::prelude::*;
 
 use crate::hv::backend::{Backend, Flow, Shadow};
+use crate::hv::data_walk::Found;
 use crate::hv::io::{trace_mmio, trace_port, JobWait, Pending};
 use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::gwalk::Access;
 use crate::mmu::Gpa;
 use crate::model::cr::dr6;
-use crate::model::emu::job::{self, AccessAs, Answer, Job, Need, TaskSwitch};
+use crate::model::emu::decode::decode;
+use crate::model::emu::job::{self, AccessAs, Answer, Need, TaskSwitch};
 use crate::model::event::Exception;
 use crate::model::ioevent::Bus;
 use crate::sys::run_page::{PIO_OFFSET, PIO_SIZE};
@@ -44,9 +46,10 @@ impl<B: Backend> Loaded<'_, B> {
         if let Some((bytes, len)) = B::fetched_insn(&mut self.state.hw) {
             let context = self.context();
             let bytes = bytes.get(..len).unwrap_or(&bytes);
+            let state = &mut *self.state;
             // Fewer than the instruction has, at the end of a page for one: then it is fetched.
-            if let Ok(job) = Job::new(bytes, &self.state.switch.regs, &context) {
-                *self.state.job = Some(job);
+            if let Ok(insn) = decode(bytes, context.mode(state.switch.regs.rflags)) {
+                state.job.begin(&insn, &state.switch.regs, &context);
                 return self.drive_job(Answer::Start);
             }
         }
@@ -61,21 +64,17 @@ impl<B: Backend> Loaded<'_, B> {
 
     fn start_job(&mut self) -> Result<Flow> {
         self.count(Stat::InsnEmulation);
-        let fetched = self.fetch();
         let context = self.context();
-        match Job::new(fetched.bytes(), &self.state.switch.regs, &context) {
-            Ok(job) => *self.state.job = Some(job),
-            Err(e) => {
-                return Ok(match fetched.fault(e) {
-                    Some(e) => {
-                        self.raise(e);
-                        Flow::Resume
-                    }
-                    None => self.emulation_failed(fetched.bytes()),
-                });
+        let Err((fetched, e)) = self.begin_job(&context) else {
+            return self.drive_job(Answer::Start);
+        };
+        Ok(match fetched.fault(e) {
+            Some(e) => {
+                self.raise(e);
+                Flow::Resume
             }
-        }
-        self.drive_job(Answer::Start)
+            None => self.emulation_failed(fetched.bytes()),
+        })
     }
 
     /// Carries out a task switch. RIP is what the old task goes on with; `error` is pushed on the new one's stack.
@@ -86,14 +85,17 @@ impl<B: Backend> Loaded<'_, B> {
 
     fn set_task_switch(&mut self, switch: TaskSwitch, error: Option<u16>) {
         let context = self.context();
-        let job = Job::task_switch(switch, error, &self.state.switch.regs, &context);
-        *self.state.job = Some(job);
+        let state = &mut *self.state;
+        state
+            .job
+            .begin_task_switch(switch, error, &state.switch.regs, &context);
     }
 
     fn step_job(&mut self, answer: Answer) -> Result<Need> {
-        match self.state.job.as_mut() {
-            Some(job) => Ok(job.step(answer)),
-            None => Err(self.vm.kill("no emulator job")),
+        if self.state.job.is_open() {
+            Ok(self.state.job.step(answer))
+        } else {
+            Err(self.vm.kill("no emulator job"))
         }
     }
 
@@ -110,7 +112,7 @@ impl<B: Backend> Loaded<'_, B> {
                 Met::Answer(answer) => need = self.step_job(answer)?,
                 Met::User(wait) => return self.leave_job(wait),
                 Met::End(flow) => {
-                    *self.state.job = None;
+                    self.state.job.close();
                     return Ok(flow);
                 }
             }
@@ -132,7 +134,6 @@ impl<B: Backend> Loaded<'_, B> {
         match self.step_job(answer)? {
             Need::Done(done) => {
                 let _resume = self.finish(done);
-                *self.state.job = None;
             }
             next => self.state.pending = Pending::Next(next),
         }
@@ -142,7 +143,7 @@ impl<B: Backend> Loaded<'_, B> {
     fn meet(&mut self, need: Need) -> Met {
         match need {
             Need::Check { at, len: _, write } => match self.translate_data(at, write) {
-                Ok(gpa) => Met::Answer(Answer::Ram(self.is_ram(gpa, write))),
+                Ok(Found { gpa, .. }) => Met::Answer(Answer::Ram(self.is_ram(gpa, write))),
                 Err(met) => met,
             },
             Need::Read { at, len, rmw } => self.read_data(at, len, rmw),
@@ -227,25 +228,19 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
-    /// The guest-physical address of a data access; a fault is answered to the emulator.
-    fn translate_data(&mut self, at: u64, write: bool) -> Result<u64, Met> {
-        let who = self
-            .state
-            .job
-            .as_ref()
-            .map_or(AccessAs::Current, Job::access_as);
+    /// Where a data access goes; a fault is answered to the emulator.
+    fn translate_data(&mut self, at: u64, write: bool) -> Result<Found, Met> {
+        let who = self.state.job.access_as();
         let access = Access {
             write,
             fetch: false,
             user: who == AccessAs::Current && B::cpl(&mut self.state.hw) == 3,
             implicit: who == AccessAs::System,
         };
-        self.translate(at, access)
-            .map(|t| t.gpa)
-            .map_err(|e| match e {
-                Some(e) => Met::Answer(Answer::Fault(e)),
-                None => Met::End(self.emulation_failed(&[])),
-            })
+        self.walk_to_data(at, access).map_err(|e| match e {
+            Some(e) => Met::Answer(Answer::Fault(e)),
+            None => Met::End(self.emulation_failed(&[])),
+        })
     }
 
     fn is_ram(&self, gpa: u64, write: bool) -> bool {
@@ -253,13 +248,13 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     fn read_data(&mut self, at: u64, len: u8, rmw: bool) -> Met {
-        let gpa = match self.translate_data(at, rmw) {
-            Ok(gpa) => gpa,
+        let Found { gpa, memory } = match self.translate_data(at, rmw) {
+            Ok(found) => found,
             Err(met) => return met,
         };
         let mut bytes = [0u8; 8];
         if let Some(part) = bytes.get_mut(..usize::from(len)) {
-            if self.vm.mmu.read_guest(Gpa(gpa), part).is_ok() {
+            if memory && self.vm.mmu.read_guest(Gpa(gpa), part).is_ok() {
                 return Met::Answer(Answer::Value(u64::from_le_bytes(bytes)));
             }
         }
@@ -270,13 +265,13 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     fn write_data(&mut self, at: u64, len: u8, value: u64) -> Met {
-        let gpa = match self.translate_data(at, true) {
-            Ok(gpa) => gpa,
+        let Found { gpa, memory } = match self.translate_data(at, true) {
+            Ok(found) => found,
             Err(met) => return met,
         };
         let bytes = value.to_le_bytes();
         let part = bytes.get(..usize::from(len)).unwrap_or(&bytes);
-        if self.vm.mmu.write_guest(Gpa(gpa), part).is_ok() {
+        if memory && self.vm.mmu.write_guest(Gpa(gpa), part).is_ok() {
             return Met::Answer(Answer::Ack);
         }
         if self.vm.ioevents.write(Bus::Memory, gpa, len, value) {
@@ -290,7 +285,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     fn exchange(&mut self, at: u64, len: u8, old: u128, new: u128) -> Met {
         let gpa = match self.translate_data(at, true) {
-            Ok(gpa) => gpa,
+            Ok(found) => found.gpa,
             Err(met) => return met,
         };
         if self.is_ram(gpa, true) {
@@ -331,7 +326,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// Copies between guest memory and the PIO data page, within one guest page.
     fn copy_pio(&mut self, at: u64, offset: u16, len: u16, to_memory: bool) -> Met {
         let gpa = match self.translate_data(at, to_memory) {
-            Ok(gpa) => gpa,
+            Ok(found) => found.gpa,
             Err(met) => return met,
         };
         let mut left = usize::from(len).min(PIO_SIZE.saturating_sub(offset.into()));
@@ -362,9 +357,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Takes over the registers as the emulator left them.
     fn take_progress(&mut self) {
-        if let Some(job) = self.state.job.as_ref() {
-            self.state.switch.regs = *job.regs();
-        }
+        self.state.switch.regs = *self.state.job.regs();
     }
 
     fn finish(&mut self, done: job::Done) -> Flow {

@@ -21,7 +21,7 @@ pub(crate) const MAX_INSN: usize = 15;
 const CONTENDED_WALKS: u32 = 64;
 
 /// Guest-physical memory as the page walk reads it.
-pub(super) struct Physical<'a, B: Backend>(pub(super) &'a Vm<B>);
+pub(crate) struct Physical<'a, B: Backend>(pub(crate) &'a Vm<B>);
 
 impl<B: Backend> GuestMem for Physical<'_, B> {
     fn read(&self, gpa: u64, len: u8) -> Option<u64> {
@@ -101,9 +101,9 @@ impl<B: Backend> Loaded<'_, B> {
         self.translate_in(&Physical(self.vm), linear, access)
     }
 
-    /// (Not inlined: its stack frame is large.)
+    /// As [`Loaded::translate`], reading `memory`. (Not inlined: its stack frame is large.)
     #[inline(never)]
-    fn translate_in(
+    pub(super) fn translate_in(
         &mut self,
         memory: &impl GuestMem,
         linear: u64,

@@ -54,8 +54,8 @@ impl<B: Backend> Loaded<'_, B> {
         r.rip = from.rip;
         let gpr = r.gpr;
         self.set_rflags(from.rflags);
-        if let Some(job) = self.state.job.as_mut() {
-            job.set_gprs(&gpr);
+        if self.state.job.is_open() {
+            self.state.job.set_gprs(&gpr);
         }
         self.state.events.drop_pending_exception();
     }

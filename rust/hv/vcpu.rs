@@ -6,8 +6,9 @@ use kernel::sync::Arc;
 
 use crate::hv::backend::{Backend, Shadow};
 use crate::hv::clock::VcpuClock;
+use crate::hv::data_walk::Walks;
 use crate::hv::debug::GuestDebug;
-use crate::hv::fetch::FetchCache;
+use crate::hv::fetch::Fetches;
 use crate::hv::host;
 use crate::hv::io::Pending;
 use crate::hv::stats::Stat;
@@ -22,7 +23,7 @@ use crate::model::event::{vector, EventQueue, Exception};
 use crate::model::features;
 use crate::model::guest::GuestFeatures;
 use crate::model::msr::{self, slot};
-use crate::model::regs::{rflags, Context, Seg};
+use crate::model::regs::{rflags, Context, Seg, Segments};
 use crate::sys::cpu::{self, PreemptOff};
 use crate::sys::fpu::GuestFpu;
 use crate::sys::lock::KillableMutex;
@@ -61,9 +62,11 @@ pub(crate) struct VcpuState<B: Backend> {
     /// What the next KVM_RUN finishes before it enters the guest.
     pub(crate) pending: Pending,
     /// The instruction that is being emulated.
-    pub(crate) job: KBox<Option<Job>>,
+    pub(crate) job: KBox<Job>,
     /// What fetches found, for exits whose instruction the CPU does not describe.
-    pub(crate) fetches: FetchCache,
+    pub(crate) fetches: Fetches,
+    /// What walks to data of emulated accesses found.
+    pub(crate) walks: Walks,
     /// The CPU has checked that the emulated instruction may do port I/O.
     pub(crate) port_checked: bool,
     /// How user space debugs the guest.
@@ -146,8 +149,9 @@ impl<B: Backend> VcpuState<B> {
                 windows: false,
                 fpu: GuestFpu::new()?,
                 pending: Pending::None,
-                job: KBox::new(None, GFP_KERNEL_ACCOUNT)?,
-                fetches: FetchCache::new(),
+                job: KBox::new(Job::idle(), GFP_KERNEL_ACCOUNT)?,
+                fetches: Fetches::new(),
+                walks: Walks::new(),
                 port_checked: false,
                 signal_mask: None,
                 debug: GuestDebug::default(),
@@ -244,20 +248,15 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Everything besides the registers that decides what an instruction does.
     pub(crate) fn context(&mut self) -> Context {
-        let mut cx = Context {
+        let hw = &mut self.state.hw;
+        Context {
+            segs: Segments::each(|seg| B::segment(hw, seg)),
             cr0: self.state.controls.cr0,
             cr4: self.state.controls.cr4,
-            ..Context::default()
-        };
-        cx.efer = self.state.controls.efer;
-        cx.cpl = B::cpl(&mut self.state.hw);
-        cx.cpu = self.state.features.instructions();
-        for n in 0..6 {
-            if let Some(seg) = Seg::from_number(n) {
-                *cx.segs.get_mut(seg) = B::segment(&mut self.state.hw, seg);
-            }
+            efer: self.state.controls.efer,
+            cpl: B::cpl(hw),
+            cpu: self.state.features.instructions(),
         }
-        cx
     }
 
     /// Moves RIP over an instruction of `len` bytes that was emulated, and ends the interrupt shadow. A guest that

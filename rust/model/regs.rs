@@ -384,6 +384,12 @@ pub struct TableReg {
 pub struct Segments(pub [Segment; 6]);
 
 impl Segments {
+    /// Each as `f` says.
+    #[inline]
+    pub fn each(f: impl FnMut(Seg) -> Segment) -> Self {
+        Self([Seg::Es, Seg::Cs, Seg::Ss, Seg::Ds, Seg::Fs, Seg::Gs].map(f))
+    }
+
     /// One of them.
     #[inline]
     pub const fn get(&self, seg: Seg) -> &Segment {

@@ -42,12 +42,25 @@ pub(super) struct End {
     pub(super) regs: Regs,
     pub(super) shadow: Shadow,
     pub(super) target: Option<u64>,
-    pub(super) access_as: AccessAs,
-    pub(super) carried: bool,
     pub(super) iret: bool,
     pub(super) delivered: bool,
     pub(super) selectors: Option<[u16; 6]>,
     pub(super) task_trap: bool,
+}
+
+impl End {
+    /// Of an instruction that changes no register.
+    pub(super) const fn unchanged(regs: Regs) -> Self {
+        Self {
+            regs,
+            shadow: Shadow::None,
+            target: None,
+            iret: false,
+            delivered: false,
+            selectors: None,
+            task_trap: false,
+        }
+    }
 }
 
 const PAGE: u64 = 4096;
@@ -78,14 +91,23 @@ impl<'a> Cx<'a> {
         }
     }
 
+    /// The last answer that was read is only passed on in the question that is asked now.
+    pub(super) const fn carried(&self) -> bool {
+        self.cursor.carried
+    }
+
+    /// Whether the instruction does nothing but this: a MOV that stores all of its operand at once.
+    pub(super) fn is_last(&self, need: &Need) -> bool {
+        let [to, ..] = self.insn.desc.args;
+        matches!(need, Need::Write { len, .. } if self.insn.kind() == Kind::Mov && *len == self.size(to))
+    }
+
     /// What is left after the run.
     pub(super) fn end(self) -> End {
         End {
             regs: self.regs,
             shadow: self.shadow,
             target: self.target,
-            access_as: self.access_as,
-            carried: self.cursor.carried,
             iret: self.iret,
             delivered: self.delivered,
             selectors: self.selectors,

@@ -9,14 +9,14 @@
 #![forbid(unsafe_code)]
 
 use super::cx::{Cx, End};
-use super::decode::{decode, DecodeError};
+use super::decode::{blank, decode, DecodeError};
 use super::insn::{Insn, Kind};
 use super::log::{Log, Words};
 pub use super::need::{AccessAs, Answer, Done, Need, Shadow, Table, TaskReason, TaskSwitch};
 use super::run;
 use super::task::Order;
 use crate::model::event::Exception;
-use crate::model::regs::{rflags, Context, Regs};
+use crate::model::regs::{rflags, Context, CpuMode, Regs};
 
 /// Why the instruction's code stopped early.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +63,8 @@ pub struct Job {
     phase: u8,
     iterations: u16,
     lost: u8,
+    /// The access that is asked for is all that is left to do.
+    last: bool,
     ended: bool,
 }
 
@@ -80,28 +82,74 @@ impl Job {
 
     /// With an instruction that is already decoded.
     pub fn from_insn(insn: &Insn, regs: &Regs, ctx: &Context) -> Self {
+        let mut job = Self::idle();
+        job.begin(insn, regs, ctx);
+        job
+    }
+
+    /// A task switch, which pushes `error` on the new task's stack. RIP is what the old task goes on with.
+    pub fn task_switch(switch: TaskSwitch, error: Option<u16>, regs: &Regs, ctx: &Context) -> Self {
+        let mut job = Self::idle();
+        job.begin_task_switch(switch, error, regs, ctx);
+        job
+    }
+
+    /// None: one that is at its end.
+    pub fn idle() -> Self {
         Self {
-            insn: *insn,
-            regs: *regs,
-            ctx: *ctx,
+            insn: blank(CpuMode::Bits64),
+            regs: Regs::default(),
+            ctx: Context::default(),
             log: Log::default(),
             asked: Words::default(),
             access_as: AccessAs::Current,
             phase: 0,
             iterations: 0,
             lost: 0,
-            ended: false,
+            last: false,
+            ended: true,
         }
     }
 
-    /// A task switch, which pushes `error` on the new task's stack. RIP is what the old task goes on with.
-    pub fn task_switch(switch: TaskSwitch, error: Option<u16>, regs: &Regs, ctx: &Context) -> Self {
+    /// Becomes the emulation of another instruction, in place, as a job is large.
+    pub fn begin(&mut self, insn: &Insn, regs: &Regs, ctx: &Context) {
+        self.insn = *insn;
+        self.regs = *regs;
+        self.ctx = *ctx;
+        self.log.clear();
+        self.asked = Words::default();
+        self.access_as = AccessAs::Current;
+        self.phase = 0;
+        self.iterations = 0;
+        self.lost = 0;
+        self.last = false;
+        self.ended = false;
+    }
+
+    /// Becomes a task switch, as [`Self::task_switch`] says.
+    pub fn begin_task_switch(
+        &mut self,
+        switch: TaskSwitch,
+        error: Option<u16>,
+        regs: &Regs,
+        ctx: &Context,
+    ) {
         let order = Order {
             selector: switch.selector,
             reason: switch.reason,
             error,
         };
-        Self::from_insn(&Insn::task(order, ctx.mode(regs.rflags)), regs, ctx)
+        self.begin(&Insn::task(order, ctx.mode(regs.rflags)), regs, ctx);
+    }
+
+    /// It can be stepped on.
+    pub const fn is_open(&self) -> bool {
+        !self.ended
+    }
+
+    /// Gives it up.
+    pub fn close(&mut self) {
+        self.ended = true;
     }
 
     /// The instruction.
@@ -134,26 +182,32 @@ impl Job {
         if let Answer::Fault(exception) = answer {
             return self.end(Need::Fault(exception));
         }
-        if answer == Answer::Exchanged(false) {
+        if self.last && matches!(answer, Answer::Ack) {
+            return self.finish(End::unchanged(self.regs));
+        }
+        if matches!(answer, Answer::Exchanged(false)) {
             // Lost against another CPU: start over.
-            self.log = Log::default();
+            self.log.clear();
             self.lost = self.lost.saturating_add(1);
             if self.lost >= MAX_LOST {
                 return self.repeat();
             }
-        } else if answer != Answer::Start && self.log.record(self.asked, answer).is_none() {
+        } else if !matches!(answer, Answer::Start) && self.log.record(self.asked, answer).is_none()
+        {
             return self.end(Need::Unhandled);
         }
         loop {
             let mut cx = Cx::new(&self.insn, &self.ctx, &self.log, self.regs);
             cx.phase = self.phase;
-            let flow = run::run(&mut cx);
-            let end = cx.end();
-            match flow {
-                Ok(Flow::Next) => return self.finish(end),
+            match run::run(&mut cx) {
+                Ok(Flow::Next) => {
+                    let end = cx.end();
+                    return self.finish(end);
+                }
                 Ok(Flow::Again) => {
+                    let end = cx.end();
                     self.regs = end.regs;
-                    self.log = Log::default();
+                    self.log.clear();
                     self.iterations = self.iterations.saturating_add(1);
                     let single_step = self.regs.rflags & rflags::TF != 0;
                     // What user space sees (and may change) between two batches of port I/O are the guest's registers.
@@ -162,16 +216,21 @@ impl Job {
                         return self.repeat();
                     }
                 }
-                Ok(Flow::Phase) => self.next_phase(&end),
+                Ok(Flow::Phase) => {
+                    let end = cx.end();
+                    self.next_phase(&end);
+                }
                 Err(Stop::Need(need)) => {
+                    let (access_as, carried) = (cx.access_as, cx.carried());
+                    self.last = cx.is_last(&need);
                     self.asked = Words::of(&need);
-                    self.access_as = end.access_as;
-                    self.log.carry(end.carried);
+                    self.access_as = access_as;
+                    self.log.carry(carried);
                     return need;
                 }
                 Err(Stop::Fault(exception)) => return self.end(Need::Fault(exception)),
                 Err(Stop::TaskSwitch(switch)) => {
-                    self.regs = end.regs;
+                    self.regs = cx.regs;
                     self.regs.rip = self.insn.next_rip(self.regs.rip);
                     return self.end(Need::TaskSwitch(switch));
                 }
@@ -182,7 +241,7 @@ impl Job {
 
     fn next_phase(&mut self, end: &End) {
         self.phase = self.phase.wrapping_add(1);
-        self.log = Log::default();
+        self.log.clear();
         self.regs = end.regs;
         if let Some(rip) = end.target {
             self.regs.rip = rip;

@@ -71,6 +71,13 @@ pub(super) const fn unpack([base, rest]: [u64; 2]) -> Segment {
 }
 
 impl Log {
+    /// Forgets all answers. (The words stay: none is read before it is recorded.)
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+        self.answers = 0;
+        self.carried = false;
+    }
+
     /// Records an answer as so many words; one of another kind counts as zeros. `None` when there is no room.
     pub(super) fn record(&mut self, words: Words, answer: Answer) -> Option<()> {
         if self.carried {
