@@ -2,11 +2,11 @@
 //! Calls of user space: registers, slots, and the life of a VM.
 
 use super::{lowest, ticks, Effort, Row};
-use crate::guest::{Guest, Mode};
-use crate::kvm::{Kvm, GET_REGS, GET_SREGS, SET_CPUID2, SET_REGS, SET_SREGS};
+use crate::guest::{Guest, Mode, CODE};
+use crate::kvm::{Kvm, GET_REGS, GET_SREGS, SET_CPUID2, SET_REGS, SET_SREGS, TRANSLATE};
 use crate::must;
 use crate::sys::{self, Abi, Map};
-use kvm_bindings::{kvm_regs, kvm_sregs};
+use kvm_bindings::{kvm_regs, kvm_sregs, kvm_translation};
 
 /// Where the slot that is made and deleted lies, and its size.
 const SLOT: (u64, u64) = (0x1_0000_0000, 16 << 20);
@@ -26,12 +26,17 @@ pub fn rows(e: Effort) -> Vec<Row> {
     let mut regs: kvm_regs = g.cpu.regs();
     let mut sregs: kvm_sregs = g.cpu.sregs();
     let mut cpuid = g.kvm.cpuid();
+    let mut place = kvm_translation {
+        linear_address: CODE,
+        ..Default::default()
+    };
     let mut rows = vec![
         ("call: GET_REGS", call(&g, e, GET_REGS, &mut regs)),
         ("call: SET_REGS", call(&g, e, SET_REGS, &mut regs)),
         ("call: GET_SREGS", call(&g, e, GET_SREGS, &mut sregs)),
         ("call: SET_SREGS", call(&g, e, SET_SREGS, &mut sregs)),
         ("call: SET_CPUID2", call(&g, e, SET_CPUID2, &mut *cpuid)),
+        ("call: TRANSLATE", call(&g, e, TRANSLATE, &mut place)),
     ];
     let mem = Map::anon(SLOT.1 as usize);
     let (mut create, mut delete) = (u64::MAX, u64::MAX);
