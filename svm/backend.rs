@@ -143,19 +143,14 @@ impl Backend for Svm {
         Ok(())
     }
 
-    fn sched_in(resident: &Resident, preempt: &PreemptOff) {
-        resident.host_saved.set(false);
-        let guest = resident.tsc_aux.get();
-        if SHARED.get().is_ok_and(|s| s.rdtscp) {
-            let host = insn::tsc_aux(preempt);
-            resident.host_tsc_aux.set(host);
-            if host != guest {
-                insn::set_tsc_aux(guest, preempt);
-            }
-        }
-    }
+    /// The first entry does what is to be done: most calls enter no guest.
+    fn sched_in(_resident: &Resident, _preempt: &PreemptOff) {}
 
     fn sched_out(resident: &Resident, preempt: &PreemptOff) {
+        if !resident.host_saved.get() {
+            return;
+        }
+        resident.host_saved.set(false);
         let host = resident.host_tsc_aux.get();
         if SHARED.get().is_ok_and(|s| s.rdtscp) && host != resident.tsc_aux.get() {
             insn::set_tsc_aux(host, preempt);
@@ -171,6 +166,9 @@ impl Backend for Svm {
         if !resident.host_saved.get() {
             host_save.save(preempt);
             insn::vcpu_barrier(preempt);
+            if shared.rdtscp {
+                resident.load_tsc_aux(preempt);
+            }
             resident.host_saved.set(true);
         } else if insn::ldt_in_use(irq) {
             host_save.save(preempt);
@@ -472,7 +470,7 @@ impl Backend for Svm {
                 let preempt = PreemptOff::new();
                 let old = resident.tsc_aux.get();
                 resident.tsc_aux.set(value);
-                if value != old && hw.shared.rdtscp {
+                if value != old && hw.shared.rdtscp && resident.host_saved.get() {
                     insn::set_tsc_aux(value, &preempt);
                 }
             }

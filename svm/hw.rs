@@ -4,11 +4,11 @@
 
 use super::asid::VcpuAsid;
 use super::features::Features;
-use super::insn::VmcbPage;
+use super::insn::{self, VmcbPage};
 use super::shared::Shared;
 use super::vmcb::{intercept, Vmcb};
 use crate::mmu::vm_ledger::VcpuLedger;
-use crate::sys::cpu::{Flag, Word};
+use crate::sys::cpu::{Flag, PreemptOff, Word};
 
 /// A vCPU's hardware state.
 pub(crate) struct Hw {
@@ -30,11 +30,22 @@ pub(crate) struct Hw {
 
 /// What context switches touch.
 pub(crate) struct Resident {
-    /// The host's FS, GS, TR and system-call state of this CPU was saved since the last context switch.
+    /// The host's FS, GS, TR and system-call state of this CPU was saved since the last context switch, and TSC_AUX is the guest's.
     pub(super) host_saved: Flag,
-    /// The guest's TSC_AUX; the host's is back while the thread does not have the CPU.
+    /// The guest's TSC_AUX; the host's is back while the thread does not have the CPU, or has not entered the guest.
     pub(super) tsc_aux: Word,
     pub(super) host_tsc_aux: Word,
+}
+
+impl Resident {
+    /// Puts the guest's TSC_AUX in place of the host's.
+    pub(super) fn load_tsc_aux(&self, preempt: &PreemptOff) {
+        let (host, guest) = (insn::tsc_aux(preempt), self.tsc_aux.get());
+        self.host_tsc_aux.set(host);
+        if host != guest {
+            insn::set_tsc_aux(guest, preempt);
+        }
+    }
 }
 
 impl Hw {
