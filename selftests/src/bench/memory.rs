@@ -57,7 +57,7 @@ fn fault(e: Effort, count: u32, step: u64, advice: i32) -> f64 {
 }
 
 pub fn faults(e: Effort) -> Vec<Row> {
-    let count = if e.rounds == 1 { 8 } else { 256 };
+    let count = if e.copies < 8 { 8 } else { 256 };
     vec![
         (
             "fault: 4 KiB page",

@@ -40,7 +40,7 @@ const FULL: Effort = Effort {
 };
 
 const QUICK: Effort = Effort {
-    rounds: 1,
+    rounds: 3,
     times: 4,
     copies: 2,
     mib: 4,
