@@ -33,36 +33,52 @@ fn spinner() -> Guest {
     g
 }
 
+/// A moment for a child that is ready, to be in its guest. Short: every instruction of a spinning guest costs an emulator as much as another.
+fn moment() {
+    std::thread::sleep(Duration::from_millis(5));
+}
+
+/// A child that runs `f`, which calls what it is given when it is ready. Waits for that.
+fn child(f: impl FnOnce(&dyn Fn())) -> i32 {
+    let (rd, wr) = sys::pipe();
+    let pid = sys::fork(|| {
+        f(&|| eq!(sys::write(wr.raw(), &[1]), Ok(1)));
+        1
+    });
+    // Ours only: with the child's, the end of a child that never gets ready would not be seen.
+    drop(wr);
+    eq!(sys::read(rd.raw(), &mut [0u8; 1]), Ok(1));
+    pid
+}
+
 fn child_that_spins() -> i32 {
-    sys::fork(|| {
+    child(|ready| {
         let g = spinner();
+        ready();
         let e = g.cpu.run();
         println!("ended by itself: {e:x?}");
-        1
     })
 }
 
 fn sigkill() {
     for _ in 0..10 {
         let pid = child_that_spins();
-        std::thread::sleep(Duration::from_millis(100));
+        moment();
         eq!(sys::wait(pid, false), Ended::Not);
         eq!(sys::kill(pid, libc::SIGKILL), Ok(0));
         eq!(sys::wait(pid, true), Ended::Signal(libc::SIGKILL));
     }
     // And with a second thread waiting for the same vCPU.
-    let pid = sys::fork(|| {
+    let pid = child(|ready| {
         let g = spinner();
         std::thread::scope(|s| {
             s.spawn(|| g.cpu.run());
-            s.spawn(|| {
-                std::thread::sleep(Duration::from_millis(50));
-                g.cpu.regs()
-            });
+            moment();
+            ready();
+            s.spawn(|| g.cpu.regs());
         });
-        1
     });
-    std::thread::sleep(Duration::from_millis(300));
+    moment();
     eq!(sys::kill(pid, libc::SIGKILL), Ok(0));
     eq!(sys::wait(pid, true), Ended::Signal(libc::SIGKILL));
 }
@@ -91,14 +107,15 @@ fn host_nmi() {
     }
     let _ = std::fs::write("/proc/sys/kernel/sysrq", "1");
     let pids: Vec<i32> = (0..sys::cpus()).map(|_| child_that_spins()).collect();
-    std::thread::sleep(Duration::from_millis(200));
     for _ in 0..5 {
+        moment();
+        // Comes back when every CPU has answered.
         check!(
             std::fs::write("/proc/sysrq-trigger", "l").is_ok(),
             "sysrq l"
         );
-        std::thread::sleep(Duration::from_millis(300));
     }
+    moment();
     for pid in &pids {
         eq!(sys::wait(*pid, false), Ended::Not, "still spinning");
         eq!(sys::kill(*pid, libc::SIGKILL), Ok(0));

@@ -398,7 +398,7 @@ fn dontneed_while_running() {
         a.jmp(top)
     });
     with_running(&g.cpu, |_| {
-        for i in 1..rounds(200, 20_000) {
+        for i in 1..rounds(100, 20_000) {
             m.wr(0, i);
             let before = count(&g);
             wait_for("the guest", || count(&g) > before + 4);

@@ -228,7 +228,7 @@ fn close_in_order(order: [usize; 5]) {
 fn closed_while_running() {
     sys::interrupting(libc::SIGUSR1);
     let all = orders();
-    let step = 120 / rounds(20, 120) as usize;
+    let step = 120 / rounds(10, 120) as usize;
     left::check("closing in any order", rounds(1, 3), |_| {
         in_process(|| {
             all.iter()
@@ -269,10 +269,11 @@ fn busy_process(seed: u64) -> i32 {
 fn killed() {
     // The moments are random, from the first system calls of the process on.
     let mut rng = Random::new(11);
+    let longest = rounds(40_000, 150_000);
     left::check("killed VMs", rounds(8, 200), |i| {
         let pid = busy_process(i);
         std::thread::sleep(Duration::from_micros(rng.below(if i % 4 == 0 {
-            150_000
+            longest
         } else {
             20_000
         })));
