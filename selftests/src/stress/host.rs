@@ -84,14 +84,15 @@ fn busy_neighbour(cpu: usize) -> i32 {
     sys::fork(move || {
         let _ = sys::pin(0, cpu);
         let mut regs = Registers::new(4);
-        let aux = registers::has_rdtscp();
+        // The kernel keeps the number of the CPU there.
+        let aux = sys::cpu_number(cpu).filter(|_| registers::has_rdtscp());
         // It is killed when it is not needed any more.
         loop {
             let changed = regs.over_loop(20_000);
             for c in changed.iter().take(5) {
                 harness::say(&format!("the neighbour finds changed: {c}"));
             }
-            if aux && registers::tsc_aux() & 0xfff != cpu as u32 {
+            if aux.is_some_and(|n| registers::tsc_aux() & 0xfff != n as u32) {
                 harness::say(&format!(
                     "the neighbour's TSC_AUX: {:x}",
                     registers::tsc_aux()
@@ -255,8 +256,9 @@ const MSRS: &[(u64, &str)] = &[
 fn msrs_kept() {
     crate::must!(sys::pin(0, 0));
     let _ = super::insmod("msr");
-    let Ok(dev) = OwnedFd::open("/dev/cpu/0/msr", libc::O_RDONLY) else {
-        harness::skip("no /dev/cpu/0/msr")
+    let path = format!("/dev/cpu/{}/msr", sys::cpu_number(0).unwrap_or(0));
+    let Ok(dev) = OwnedFd::open(&path, libc::O_RDONLY) else {
+        harness::skip(&format!("no {path}"))
     };
     let read = || -> Vec<Option<u64>> {
         let one = |n: u64| {
