@@ -47,10 +47,15 @@ trap 'rm -rf "$run"' EXIT
 dir=$(path_in_root "$run")
 kernel=$LODGE_CACHE/kernel/$(kernel_version)/vmlinuz
 
+# QEMU's CPU 0 runs no guest where there are others: each XRSTOR of another CPU writes that CPU's flags without a lock
+# (cpu_clear_ignne), and undoes what a world switch there changes in them (doc/errata.md).
+spare=''
+if [ -z "$model$icount" ] && [ "${smp:-2}" -gt 1 ]; then spare=1; fi
+
 # The job: what is different in this run, as the last part of the initramfs.
 case $module in none) ;; *) parts="$parts $module" ;; esac
 mkdir -p "$run/tree/job"
-printf 'LODGE_MODULE=%s\nLODGE_INTERACTIVE=%s\n' "$module" "$interactive" >"$run/tree/job/env"
+printf 'LODGE_MODULE=%s\nLODGE_INTERACTIVE=%s\nLODGE_SPARE_CPU=%s\n' "$module" "$interactive" "$spare" >"$run/tree/job/env"
 printf '%s\n' "$command" >"$run/tree/job/run"
 for file in ${files[@]+"${files[@]}"}; do install -D "${file%%:*}" "$run/tree/${file#*:}"; done
 # shellcheck disable=SC2046,SC2086 # the parts are words
@@ -58,11 +63,6 @@ set -- $(printf '%s\n' base $parts | awk '!seen[$0]++')
 "$(dirname "$0")/initramfs.sh" "$@"
 (cd "$LODGE_PARTS" && cat "$@") >"$run/initrd"
 in_root sh -c 'cd "$1/tree" && find . -mindepth 1 | cpio --quiet -o -H newc -R 0:0' sh "$dir" >>"$run/initrd"
-
-# QEMU's CPU 0 runs no guest where there are others: each XRSTOR of another CPU writes that CPU's flags without a lock
-# (cpu_clear_ignne), and undoes what a world switch there changes in them (doc/errata.md).
-spare=''
-if [ -z "$model$icount" ] && [ "${smp:-2}" -gt 1 ]; then spare=1 append="isolcpus=0 $append"; fi
 
 # The crypto self-tests would go on beside the tests for seconds.
 cmdline="console=ttyS0 panic=-1 oops=panic quiet loglevel=3 cryptomgr.notests $append"
@@ -128,9 +128,31 @@ if [ -n "$interactive" ]; then
     run_emulator || true
     exit
 fi
+# booted: the VM got to its init.
+booted() { grep -q '^LODGE-BOOT' "$run/console" 2>/dev/null; }
+# watch_boot: ends a QEMU whose kernel hangs before that.
+watch_boot() {
+    local left=60
+    if [ "$KERNEL" = debug ]; then left=240; fi
+    while ! booted; do
+        left=$((left - 1))
+        if [ "$left" = 0 ]; then pkill -f -- "-initrd $dir/initrd" || true; fi
+        sleep 2
+    done
+}
+
 began=$(date +%s)
-# The copy is this run's own until it is complete: others may run at the same time.
-run_emulator 2>&1 | sed -u 's/\r*$//' | tee "$run/console" || true
+# Now and then TCG gets a booting kernel wrong: an oops or a hang in code that another CPU is patching, before anything of ours
+# is loaded. That is tried again, once.
+for attempt in first last; do
+    watch='' && : >"$run/console"
+    if [ -z "$model" ]; then watch_boot & watch=$!; fi
+    # The copy is this run's own until it is complete: others may run at the same time.
+    run_emulator 2>&1 | sed -u 's/\r*$//' | tee "$run/console" || true
+    if [ -n "$watch" ]; then kill "$watch" 2>/dev/null || true; fi
+    if [ -n "$model" ] || [ "$attempt" = last ] || booted; then break; fi
+    say "the kernel of the $vendor VM did not get to its init; once more"
+done
 took=$(($(date +%s) - began))
 status=$(sed -n 's/^LODGE-EXIT: \([0-9]*\)$/\1/p' "$run/console" | tail -n 1)
 mv "$run/console" "$log"
