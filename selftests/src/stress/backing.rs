@@ -168,6 +168,10 @@ impl Disk {
         ram_disks();
         tool(&["mke2fs", "/dev/ram1"]);
         let _ = std::fs::create_dir(MOUNT);
+        let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        if !known.lines().any(|l| l.trim_start() == "ext4") {
+            harness::skip("the kernel has no ext4");
+        }
         tool(&["mount", "-t", "ext4", "/dev/ram1", MOUNT]);
         Self
     }
