@@ -142,8 +142,8 @@ pub(crate) struct MsrFilterArg32 {
 // SAFETY: integers only.
 unsafe impl FromBytes for MsrFilterArg32 {}
 
-impl From<MsrFilterArg32> for MsrFilterArg {
-    fn from(arg: MsrFilterArg32) -> Self {
+impl From<&MsrFilterArg32> for MsrFilterArg {
+    fn from(arg: &MsrFilterArg32) -> Self {
         Self {
             flags: arg.flags,
             pad: 0,

@@ -121,6 +121,12 @@ pub(crate) struct Loaded<'a, B: Backend> {
     pub(crate) state: &'a mut VcpuState<B>,
 }
 
+/// Room for instructions to be emulated. (Not inlined: its stack frame is large.)
+#[inline(never)]
+fn idle_job() -> Result<KBox<Job>> {
+    Ok(KBox::new(Job::idle(), GFP_KERNEL_ACCOUNT)?)
+}
+
 impl<B: Backend> VcpuState<B> {
     /// The state of a new vCPU, before its registers are reset. (Not inlined: its stack frame is large.)
     #[inline(never)]
@@ -149,7 +155,7 @@ impl<B: Backend> VcpuState<B> {
                 windows: false,
                 fpu: GuestFpu::new()?,
                 pending: Pending::None,
-                job: KBox::new(Job::idle(), GFP_KERNEL_ACCOUNT)?,
+                job: idle_job()?,
                 fetches: Fetches::new(),
                 walks: Walks::new(),
                 port_checked: false,
