@@ -127,6 +127,7 @@ impl<B: Backend> Loaded<'_, B> {
             JobWait::Write => Answer::Ack,
             JobWait::MmioExchanged => Answer::Exchanged(true),
             _ => {
+                self.show_progress();
                 self.state.pending = Pending::Job(wait);
                 return Ok(Flow::User);
             }
@@ -135,7 +136,10 @@ impl<B: Backend> Loaded<'_, B> {
             Need::Done(done) => {
                 let _resume = self.finish(done);
             }
-            next => self.state.pending = Pending::Next(next),
+            next => {
+                self.show_progress();
+                self.state.pending = Pending::Next(next);
+            }
         }
         Ok(Flow::User)
     }
@@ -353,6 +357,13 @@ impl<B: Backend> Loaded<'_, B> {
             left = left.saturating_sub(n);
         }
         Met::Answer(Answer::Ack)
+    }
+
+    /// Lets user space see how far a repeated instruction has come: what it reads, it may write back.
+    fn show_progress(&mut self) {
+        if self.state.job.has_progress() {
+            self.take_progress();
+        }
     }
 
     /// Takes over the registers as the emulator left them.

@@ -54,9 +54,8 @@ impl<B: Backend> Loaded<'_, B> {
         r.rip = from.rip;
         let gpr = r.gpr;
         self.set_rflags(from.rflags);
-        if self.state.job.is_open() {
-            self.state.job.set_gprs(&gpr);
-        }
+        // Also if it has come to its end: a fault that it ended with may wait for the next KVM_RUN, and takes its registers with it.
+        self.state.job.set_gprs(&gpr);
         self.state.events.drop_pending_exception();
     }
 }

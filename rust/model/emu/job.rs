@@ -147,6 +147,11 @@ impl Job {
         !self.ended
     }
 
+    /// Iterations of a repeated instruction are behind it, which the registers tell of.
+    pub const fn has_progress(&self) -> bool {
+        self.iterations != 0
+    }
+
     /// Gives it up.
     pub fn close(&mut self) {
         self.ended = true;

@@ -4,7 +4,7 @@
 use crate::guest::*;
 use crate::harness::Test;
 use crate::kvm::Exit;
-use crate::sys::{self, Map};
+use crate::sys::Map;
 use crate::{check, eq};
 use iced_x86::code_asm::*;
 use kvm_bindings::KVM_MEM_READONLY;
@@ -25,11 +25,10 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/mmio_stack", stack),
     Test::new("micro/mmio_fetch", fetch),
     Test::new("micro/mmio_flags_kept", flags_kept),
-    Test::new("micro/mmio_changed_tables", changed_tables).no_ab(),
 ];
 
 /// A write of `data` at MMIO + `off`.
-fn wr(off: u64, data: &[u8]) -> Exit {
+pub(super) fn wr(off: u64, data: &[u8]) -> Exit {
     Exit::Mmio {
         addr: MMIO + off,
         len: data.len() as u32,
@@ -48,7 +47,7 @@ fn rd(off: u64, len: u32) -> Exit {
     }
 }
 
-fn guest(f: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Guest {
+pub(super) fn guest(f: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Guest {
     let g = Guest::new(Mode::Long);
     g.load(|a| {
         a.mov(ebx, MMIO as u32)?;
@@ -532,62 +531,4 @@ fn flags_kept() {
         (0x401, 0x455),
         "CF and DF; CF, PF, AF, ZF and DF"
     );
-}
-
-/// Between two accesses of one instruction, in which the guest is not entered, only our own walk sees that its tables or registers
-/// have changed: nothing that was found before may count any longer.
-fn changed_tables() {
-    const PRESENT: u64 = 1;
-    const WRITABLE: u64 = 1 << 1;
-    const ACCESSED_DIRTY: u64 = 0x60;
-    const PS_USER: u64 = 0x84;
-    const WP: u64 = 1 << 16;
-    const OTHER: u64 = 2 << 20;
-    let g = guest(|a| {
-        a.cld()?;
-        a.mov(rdi, rbx)?;
-        a.mov(al, 0x5a)?;
-        a.mov(ecx, 7)?;
-        a.rep().stosb()
-    });
-    let entry = (PD + 8 * (MMIO >> 21)) as usize;
-    let map = |page: u64, flags: u64| g.mem.wr(entry, page | PS_USER | PRESENT | flags);
-    let write_protect = |on: bool| {
-        let mut s = g.cpu.sregs();
-        s.cr0 = if on { s.cr0 | WP } else { s.cr0 & !WP };
-        g.cpu.set_sregs(&s);
-    };
-    write_protect(false);
-    g.expect(&wr(0, &[0x5a]));
-    g.expect(&wr(1, &[0x5a]));
-    // To another page, and to the same with the flags to be set anew.
-    map(MMIO + OTHER, WRITABLE);
-    g.expect(&wr(OTHER + 2, &[0x5a]));
-    map(MMIO + OTHER, WRITABLE);
-    g.expect(&wr(OTHER + 3, &[0x5a]));
-    eq!(g.mem.rd::<u64>(entry) & ACCESSED_DIRTY, ACCESSED_DIRTY);
-    // Not writable: only with CR0.WP does that matter.
-    map(MMIO, ACCESSED_DIRTY);
-    g.expect(&wr(4, &[0x5a]));
-    // A slot comes, and now it matters: the fault goes before the access to what is memory by now.
-    let ram = Map::anon(0x1000);
-    eq!(g.vm.region(1, 0, MMIO, 0x1000, ram.addr()), Ok(0));
-    write_protect(true);
-    let t = g.run_to_trap();
-    eq!((t.vector, t.error), (14, 3));
-    // There CR2 is an address of the host.
-    if !sys::on_bochs_svm() {
-        eq!(g.cpu.sregs().cr2, MMIO + 5);
-    }
-    eq!(
-        (g.cpu.regs().rcx, ram.rd::<u8>(5)),
-        (2, 0),
-        "what is left to do"
-    );
-    write_protect(false);
-    let mut r = g.cpu.regs();
-    (r.rip, r.rsp) = (t.ip, STACK);
-    g.cpu.set_regs(&r);
-    g.expect(&Exit::Hlt);
-    eq!(ram.read(4, 4), [0, 0x5a, 0x5a, 0]);
 }

@@ -15,6 +15,7 @@ mod ioevents;
 mod lifecycle;
 mod memory;
 mod mmio;
+mod mmio_between;
 mod mmio_insn;
 mod modes;
 mod privilege;
@@ -35,6 +36,7 @@ pub fn tests() -> Vec<Test> {
         io::TESTS,
         ioevents::TESTS,
         mmio::TESTS,
+        mmio_between::TESTS,
         mmio_insn::TESTS,
         events::TESTS,
         forced::TESTS,

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What changes between two accesses of one emulated instruction, while user space carries out the first.
+
+use super::mmio::{guest, wr};
+use crate::guest::*;
+use crate::harness::Test;
+use crate::kvm::Exit;
+use crate::sys::{self, Map};
+use crate::{check, eq};
+use iced_x86::code_asm::*;
+
+pub const TESTS: &[Test] = &[
+    Test::new("micro/mmio_changed_tables", changed_tables).no_ab(),
+    Test::new("micro/mmio_changed_registers", changed_registers).no_ab(),
+];
+
+/// Between two accesses of one instruction, in which the guest is not entered, only our own walk sees that its tables or registers
+/// have changed: nothing that was found before may count any longer.
+fn changed_tables() {
+    const PRESENT: u64 = 1;
+    const WRITABLE: u64 = 1 << 1;
+    const ACCESSED_DIRTY: u64 = 0x60;
+    const PS_USER: u64 = 0x84;
+    const WP: u64 = 1 << 16;
+    const OTHER: u64 = 2 << 20;
+    let g = guest(|a| {
+        a.cld()?;
+        a.mov(rdi, rbx)?;
+        a.mov(al, 0x5a)?;
+        a.mov(ecx, 7)?;
+        a.rep().stosb()
+    });
+    let entry = (PD + 8 * (MMIO >> 21)) as usize;
+    let map = |page: u64, flags: u64| g.mem.wr(entry, page | PS_USER | PRESENT | flags);
+    let write_protect = |on: bool| {
+        let mut s = g.cpu.sregs();
+        s.cr0 = if on { s.cr0 | WP } else { s.cr0 & !WP };
+        g.cpu.set_sregs(&s);
+    };
+    write_protect(false);
+    g.expect(&wr(0, &[0x5a]));
+    g.expect(&wr(1, &[0x5a]));
+    // To another page, and to the same with the flags to be set anew.
+    map(MMIO + OTHER, WRITABLE);
+    g.expect(&wr(OTHER + 2, &[0x5a]));
+    map(MMIO + OTHER, WRITABLE);
+    g.expect(&wr(OTHER + 3, &[0x5a]));
+    eq!(g.mem.rd::<u64>(entry) & ACCESSED_DIRTY, ACCESSED_DIRTY);
+    // Not writable: only with CR0.WP does that matter.
+    map(MMIO, ACCESSED_DIRTY);
+    g.expect(&wr(4, &[0x5a]));
+    // A slot comes, and now it matters: the fault goes before the access to what is memory by now.
+    let ram = Map::anon(0x1000);
+    eq!(g.vm.region(1, 0, MMIO, 0x1000, ram.addr()), Ok(0));
+    write_protect(true);
+    let t = g.run_to_trap();
+    eq!((t.vector, t.error), (14, 3));
+    // There CR2 is an address of the host.
+    if !sys::on_bochs_svm() {
+        eq!(g.cpu.sregs().cr2, MMIO + 5);
+    }
+    eq!(
+        (g.cpu.regs().rcx, ram.rd::<u8>(5)),
+        (2, 0),
+        "what is left to do"
+    );
+    write_protect(false);
+    let mut r = g.cpu.regs();
+    (r.rip, r.rsp) = (t.ip, STACK);
+    g.cpu.set_regs(&r);
+    g.expect(&Exit::Hlt);
+    eq!(ram.read(4, 4), [0, 0x5a, 0x5a, 0]);
+}
+
+/// The second access is a fault that is known before user space has seen the first: what user space changes in the registers meanwhile
+/// holds all the same.
+fn changed_registers() {
+    let g = Guest::new(Mode::Prot);
+    g.load(|a| {
+        a.cld()?;
+        a.mov(al, 0x5a)?;
+        a.rep().stosb()?;
+        a.hlt()
+    });
+    let mut s = g.cpu.sregs();
+    // The page of the device is the last in the segment.
+    s.es.limit = MMIO as u32 | 0xfff;
+    g.cpu.set_sregs(&s);
+    let mut r = g.cpu.regs();
+    (r.rdi, r.rcx) = (MMIO + 0xfff, 2);
+    g.cpu.set_regs(&r);
+    g.expect(&wr(0xfff, &[0x5a]));
+    let mut r = g.cpu.regs();
+    eq!((r.rdi, r.rcx), (MMIO + 0x1000, 1), "the first is done");
+    (r.rsi, r.rbp) = (0x1234, 0x5678);
+    g.cpu.set_regs(&r);
+    let t = g.run_to_trap();
+    eq!((t.vector, t.error), (13, 0));
+    let r = g.cpu.regs();
+    check!((r.rsi, r.rbp, r.rcx) == (0x1234, 0x5678, 1), "{r:x?}");
+}
