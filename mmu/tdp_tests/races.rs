@@ -149,19 +149,18 @@ fn hardware_bits_survive_races() {
     assert_eq!(counts.leaves, [1, 0, 0]);
 }
 
+fn four_levels(pool: &mut Pool<'_>) -> Tdp<Ept> {
+    let config = EptConfig {
+        accessed_dirty: true,
+    };
+    Tdp::new(config, Level::L512G, Level::L1G, pool).unwrap()
+}
+
 #[test]
 fn a_frozen_entry_makes_a_fault_wait() {
     let arena = Arena::new(16);
     let mut pool = Pool::new(&arena);
-    let tdp = Tdp::<Ept>::new(
-        EptConfig {
-            accessed_dirty: true,
-        },
-        Level::L512G,
-        Level::L1G,
-        &mut pool,
-    )
-    .unwrap();
+    let tdp = four_levels(&mut pool);
     arena.cell(tdp.root(), 0).unwrap().store(FROZEN);
     let mut counts = Counts::default();
     let map = map_of(3, RW, Level::L4K);
@@ -177,15 +176,7 @@ fn a_frozen_entry_makes_a_fault_wait() {
 fn an_empty_pool_keeps_what_was_linked() {
     let arena = Arena::new(16);
     let mut pool = Pool::new(&arena);
-    let tdp = Tdp::<Ept>::new(
-        EptConfig {
-            accessed_dirty: true,
-        },
-        Level::L512G,
-        Level::L1G,
-        &mut pool,
-    )
-    .unwrap();
+    let tdp = four_levels(&mut pool);
     pool.limit = 2;
     let mut counts = Counts::default();
     let map = map_of(3, RW, Level::L4K);
