@@ -6,7 +6,7 @@
 //! selftests --long [--scale PERCENT] ... only those worth running for long, with full counts or PERCENT of them
 //! selftests --seed N NAME...             of the attackers' tests, only the attack with that seed
 //! selftests --list [PATTERN...]          their names
-//! selftests bench [--quick] [EXIT]       measure this KVM
+//! selftests bench [--quick] [--times N] [EXIT...]   measure this KVM
 //! selftests bench-table OURS IN-TREE     compare two measurements
 //! selftests end WAY [KERNEL INITRD]      end the machine while VMs run: reboot, crash, kexec, crash-kexec
 //! selftests ab [PATTERN...]              run the deterministic ones and record every call

@@ -50,21 +50,32 @@ const QUICK: Effort = Effort {
 type Row = (&'static str, f64);
 
 fn rows(e: Effort) -> Vec<Row> {
-    let mut rows = exits::rows(e, "");
+    let mut rows = exits::rows(e, &[""]);
     rows.extend(memory::faults(e));
     rows.extend(calls::rows(e));
     rows.extend(memory::weights(e));
     rows
 }
 
-/// `selftests bench [--quick] [EXIT]`; with a part of a name, those exits only.
+/// `selftests bench [--quick] [EXIT...]`: with parts of names, those exits only. `--times N`: once, with N exits of each.
 pub fn main(args: &[String]) {
     let _ = sys::pin(0, 0);
     let quick = args.iter().any(|a| a == "--quick");
-    let effort = if quick { QUICK } else { FULL };
-    let rows = match args.iter().find(|a| !a.starts_with("--")) {
-        Some(exit) => exits::rows(effort, exit),
-        None => rows(effort),
+    let mut effort = if quick { QUICK } else { FULL };
+    let (mut names, mut args) = (Vec::new(), args.iter());
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--quick" => {}
+            "--times" => {
+                effort.rounds = 1;
+                effort.times = args.next().and_then(|n| n.parse().ok()).expect("a number");
+            }
+            name => names.push(name),
+        }
+    }
+    let rows = match names[..] {
+        [] => rows(effort),
+        _ => exits::rows(effort, &names),
     };
     for (name, value) in rows {
         println!("BENCH\t{name}\t{value:.1}");
