@@ -12,6 +12,7 @@ use super::ledger;
 use super::shared::{Shared, SHARED};
 use super::vmcb::{event, intercept, vintr, VmcbSeg};
 use crate::hv::backend::{Backend, Flow, Inject, Shadow, SysSeg, Table};
+use crate::hv::exits;
 use crate::hv::guest_mem::MAX_INSN;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::npt::{Npt, NptConfig};
@@ -110,6 +111,7 @@ impl Backend for Svm {
             vmcb: VmcbPage::new()?,
             features: shared.features,
             shared,
+            msrpm: &shared.msrpm,
             asid: VcpuAsid::default(),
             stale: false,
             ledger: VcpuLedger::new(),
@@ -126,9 +128,19 @@ impl Backend for Svm {
         Ok((hw, resident))
     }
 
-    fn init(hw: &mut Hw, _resident: &Resident, root: u64) -> Result {
-        let (iopm, msrpm) = (hw.shared.iopm.phys(), hw.shared.msrpm.phys());
+    fn init(hw: &mut Hw, _resident: &Resident, root: u64, off: u32) -> Result {
+        let shared = hw.shared;
+        let cycles = off & exits::APERFMPERF != 0;
+        hw.msrpm = if cycles {
+            &shared.msrpm_cycles
+        } else {
+            &shared.msrpm
+        };
+        let (iopm, msrpm) = (shared.iopm.phys(), hw.msrpm.phys());
         hw.set_intercept(intercept::ALWAYS, true);
+        hw.set_intercept(intercept::HLT, off & exits::HLT == 0);
+        let mwait = intercept::MONITOR | intercept::MWAIT;
+        hw.set_intercept(mwait, off & exits::MWAIT == 0);
         let v = hw.vmcb();
         // Writes of CR0, CR4 and CR8, which are checked; CR3 needs no exit.
         v.set_intercept_cr(1 << 16 | 1 << 20 | 1 << 24);
@@ -494,7 +506,7 @@ impl Backend for Svm {
         let map = if all {
             hw.shared.iopm.phys()
         } else {
-            hw.shared.msrpm.phys()
+            hw.msrpm.phys()
         };
         hw.vmcb().set_msrpm_base(map);
     }
@@ -521,6 +533,10 @@ impl Backend for Svm {
     fn set_shadow(hw: &mut Hw, shadow: Shadow) {
         let v = hw.vmcb();
         v.set_int_state(v.int_state() & !1 | u64::from(shadow.sti || shadow.mov_ss));
+    }
+
+    fn wake(_hw: &mut Hw) {
+        // An exit ends a halt: the guest goes on behind its HLT.
     }
 
     fn inject(hw: &mut Hw, what: Inject) {

@@ -9,12 +9,15 @@ use super::shared::Shared;
 use super::vmcb::{intercept, Vmcb};
 use crate::mmu::vm_ledger::VcpuLedger;
 use crate::sys::cpu::{Flag, PreemptOff, Word};
+use crate::sys::page::Pages;
 
 /// A vCPU's hardware state.
 pub(crate) struct Hw {
     pub(super) vmcb: VmcbPage,
     pub(super) features: Features,
     pub(super) shared: &'static Shared,
+    /// The permission map that is in effect as long as no filter makes every access exit.
+    pub(super) msrpm: &'static Pages<1>,
     pub(super) asid: VcpuAsid,
     pub(super) stale: bool,
     pub(super) ledger: VcpuLedger,

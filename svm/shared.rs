@@ -7,6 +7,7 @@ use kernel::prelude::*;
 use super::asid::CpuAsids;
 use super::features::{Disabled, Features, Refusal};
 use super::insn::HostSave;
+use crate::hv::exits;
 use crate::mmu::vm_ledger::Tags;
 use crate::model::msr::{HwMsr, Pass};
 use crate::sys::compat::EOPNOTSUPP;
@@ -26,6 +27,8 @@ pub(super) struct Shared {
     pub(super) iopm: Pages<2>,
     /// MSR permission map.
     pub(super) msrpm: Pages<1>,
+    /// That of guests that read the counters of cycles without an exit.
+    pub(super) msrpm_cycles: Pages<1>,
     pub(super) rdtscp: bool,
     pub(super) invpcid: bool,
 }
@@ -62,13 +65,6 @@ impl Shared {
         }
         let mut iopm = Pages::new()?;
         iopm.bytes_mut().fill(0xff);
-        let mut msrpm = Pages::new()?;
-        msrpm.bytes_mut().fill(0xff);
-        for msr in HwMsr::ALL {
-            if msr.pass_through(true) == Pass::ReadWrite {
-                allow_msr(msrpm.bytes_mut(), msr.index());
-            }
-        }
         let [_, _, _, ext_edx] = cpu::cpuid(0x8000_0001, 0);
         Ok(Self {
             features,
@@ -76,15 +72,31 @@ impl Shared {
             tags: Tags::new(features.asids)?,
             host_save,
             iopm,
-            msrpm,
+            msrpm: msr_map(0)?,
+            msrpm_cycles: msr_map(exits::APERFMPERF)?,
             rdtscp: ext_edx >> 27 & 1 != 0,
             invpcid: cpu::cpuid(7, 0)[1] >> 10 & 1 != 0,
         })
     }
 }
 
-/// Clears the two intercept bits of `msr` in the permission map ("MSR Intercepts").
-fn allow_msr(map: &mut [u8], msr: u32) {
+/// The permission map of guests without the exits `off`.
+fn msr_map(off: u32) -> Result<Pages<1>> {
+    let mut map = Pages::new()?;
+    map.bytes_mut().fill(0xff);
+    for msr in HwMsr::ALL {
+        if msr.pass_through(true) == Pass::ReadWrite {
+            allow_msr(map.bytes_mut(), msr.index(), true);
+        }
+    }
+    for counter in exits::counters(off, false) {
+        allow_msr(map.bytes_mut(), counter, false);
+    }
+    Ok(map)
+}
+
+/// Clears the intercept bit of `msr` for reads, or both, in the permission map ("MSR Intercepts").
+fn allow_msr(map: &mut [u8], msr: u32, write: bool) {
     let (base, first) = match msr {
         0..=0x1fff => (0usize, 0),
         0xc000_0000..=0xc000_1fff => (0x800, 0xc000_0000),
@@ -94,6 +106,7 @@ fn allow_msr(map: &mut [u8], msr: u32) {
     let n = msr.wrapping_sub(first) as usize;
     if let Some(byte) = map.get_mut(base.wrapping_add(n / 4)) {
         // Two bits an MSR: RDMSR, WRMSR.
-        *byte &= !(3u8.wrapping_shl((n as u32 & 3).wrapping_mul(2)));
+        let bits = if write { 3u8 } else { 1 };
+        *byte &= !(bits.wrapping_shl((n as u32 & 3).wrapping_mul(2)));
     }
 }

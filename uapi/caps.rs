@@ -6,7 +6,7 @@ use crate::hv::backend::Backend;
 use crate::hv::{clock, debug, quirks, sync_regs, tsc, vm, xsave};
 use crate::mmu::slots;
 use crate::model::msr_table;
-use crate::sys::cpu;
+use crate::sys::{cpu, params};
 
 /// CHECK_EXTENSION; 0 for what is not there, and for numbers that mean nothing.
 pub(crate) fn check<B: Backend>(cap: usize) -> isize {
@@ -56,6 +56,7 @@ pub(crate) fn check<B: Backend>(cap: usize) -> isize {
         | KVM_CAP_DISABLE_QUIRKS
         | KVM_CAP_EXIT_ON_EMULATION_FAILURE => 1,
         KVM_CAP_DISABLE_QUIRKS2 => quirks::ALL as isize,
+        KVM_CAP_X86_DISABLE_EXITS => params::optional_exits() as isize,
         KVM_CAP_XSAVE2 => xsave::size() as isize,
         KVM_CAP_SYNC_REGS => sync_regs::FIELDS as isize,
         KVM_CAP_ADJUST_CLOCK => clock::FLAGS as isize,

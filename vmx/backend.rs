@@ -15,6 +15,7 @@ use super::shared::{options, read_caps, refused, Shared, Vpid, SHARED};
 use super::tlb::{Extent, Stale};
 use super::vmcs::{Fields, Vmcs};
 use crate::hv::backend::{Backend, Flow, Inject, Shadow, SysSeg, Table};
+use crate::hv::exits;
 use crate::hv::guest_mem::MAX_INSN;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::ept::{Ept, EptConfig};
@@ -209,16 +210,18 @@ impl Backend for Vmx {
         Ok((hw, resident))
     }
 
-    fn init(hw: &mut Hw, resident: &Resident, root: u64) -> Result {
+    fn init(hw: &mut Hw, resident: &Resident, root: u64, off: u32) -> Result {
         hw.eptp = hw.shared.controls.eptp(root, 4);
         let init = Init {
             controls: &hw.shared.controls,
-            msr_bitmap: &hw.shared.msr_bitmap,
+            msr_bitmap: hw.shared.msr_bitmap(off),
             msr_lists: &hw.msr_lists,
             eptp: hw.eptp,
             vpid: hw.vpid.number(),
         };
         setup::init(&mut hw.vmcs, &init);
+        hw.set_primary(primary::HLT, off & exits::HLT == 0);
+        hw.set_primary(primary::MONITOR | primary::MWAIT, off & exits::MWAIT == 0);
         hw.vmcs.write(f::GUEST_RSP, 0);
         hw.vmcs.write(f::GUEST_RIP, 0);
         hw.vmcs.write(f::GUEST_RFLAGS, rflags::FIXED);
@@ -604,7 +607,12 @@ impl Backend for Vmx {
         hw.interruptibility(interruptibility::STI, shadow.sti && !shadow.mov_ss);
     }
 
+    fn wake(hw: &mut Hw) {
+        hw.wake();
+    }
+
     fn inject(hw: &mut Hw, what: Inject) {
+        hw.wake();
         let info = match what {
             Inject::Exception(e) => hw.exception_info(&e),
             Inject::Interrupt(i) if i.soft => {

@@ -48,6 +48,8 @@ struct Wanted {
     required: u32,
     /// Clear at first, set and cleared while a guest runs; they must be settable and clearable.
     dynamic: u32,
+    /// Of the required ones, those that a VM can do without (KVM_CAP_X86_DISABLE_EXITS): they must be clearable.
+    clearable: u32,
     /// Set from the start where the processor has them.
     optional: u32,
     /// Would break our assumptions; a processor that forces one of them is refused.
@@ -58,6 +60,7 @@ const PIN: Wanted = Wanted {
     word: Word::Pin,
     required: pin::EXTERNAL_INTERRUPT | pin::NMI | pin::VIRTUAL_NMIS,
     dynamic: 0,
+    clearable: 0,
     optional: 0,
     forbidden: pin::PREEMPTION_TIMER | pin::POSTED_INTERRUPTS,
 };
@@ -76,6 +79,7 @@ const PRIMARY: Wanted = Wanted {
         | primary::MONITOR
         | primary::SECONDARY,
     dynamic: primary::INTERRUPT_WINDOW | primary::NMI_WINDOW,
+    clearable: primary::HLT | primary::MWAIT | primary::MONITOR,
     optional: 0,
     // Guests own CR3 and their translations: EPT isolates them.
     forbidden: primary::INVLPG
@@ -93,6 +97,7 @@ const SECONDARY: Wanted = Wanted {
     word: Word::Secondary,
     required: secondary::EPT | secondary::UNRESTRICTED_GUEST,
     dynamic: 0,
+    clearable: 0,
     optional: secondary::VPID
         | secondary::WBINVD
         | secondary::RDTSCP
@@ -119,6 +124,7 @@ const EXIT: Wanted = Wanted {
         | exit::LOAD_PAT
         | exit::LOAD_EFER,
     dynamic: 0,
+    clearable: 0,
     optional: 0,
     // PAT and EFER change only by intercepted writes, so there is nothing to save.
     forbidden: exit::SAVE_PAT | exit::SAVE_EFER | exit::SAVE_PREEMPTION_TIMER,
@@ -128,6 +134,7 @@ const ENTRY: Wanted = Wanted {
     word: Word::Entry,
     required: entry::LOAD_DEBUG | entry::LOAD_PAT | entry::LOAD_EFER,
     dynamic: entry::IA32E,
+    clearable: 0,
     optional: 0,
     forbidden: entry::SMM | entry::DEACTIVATE_DUAL_MONITOR,
 };
@@ -331,7 +338,7 @@ fn settle(wanted: &Wanted, caps: u64) -> Result<u32, Refusal> {
     if missing != 0 {
         return Err(Refusal::Missing(wanted.word, missing));
     }
-    let forced = (wanted.forbidden | wanted.dynamic) & must_set(caps);
+    let forced = (wanted.forbidden | wanted.dynamic | wanted.clearable) & must_set(caps);
     if forced != 0 {
         return Err(Refusal::Forced(wanted.word, forced));
     }

@@ -3,8 +3,8 @@
 #![deny(unsafe_code)]
 
 use super::backend::Exit;
-use super::controls::VpidFlush;
-use super::exit::{Basic, EptViolation, IntrInfo, Kind as IntrKind};
+use super::controls::{primary, VpidFlush};
+use super::exit::{activity, Basic, EptViolation, IntrInfo, Kind as IntrKind};
 use super::fields::{self as f, SegmentFields};
 use super::insn::{self, Run};
 use super::shared::{Shared, Vpid};
@@ -65,6 +65,15 @@ impl Hw {
         if word != self.entry {
             self.entry = word;
             self.vmcs.write(f::ENTRY_CONTROLS, word);
+        }
+    }
+
+    /// Ends a halt. Where HLT does not exit, the activity state keeps it over exits and entries, until an event is delivered; and entry
+    /// refuses to deliver most exceptions to a guest that is halted ("Checks on Guest Non-Register State").
+    pub(super) fn wake(&mut self) {
+        let halts = self.primary & primary::HLT == 0;
+        if halts && self.vmcs.read(f::GUEST_ACTIVITY) == activity::HLT {
+            self.vmcs.write(f::GUEST_ACTIVITY, activity::ACTIVE);
         }
     }
 

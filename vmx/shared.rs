@@ -10,6 +10,7 @@ use super::controls::{negotiate, secondary, Controls, Options, Refusal, VmxCaps,
 use super::setup::GuestMsr;
 use super::vmcs::Lists;
 use super::vpid::{Vpids, WORDS};
+use crate::hv::exits;
 use crate::mmu::vm_ledger::Epochs;
 use crate::model::msr::{HwMsr, Pass};
 use crate::sys::compat::EOPNOTSUPP;
@@ -21,8 +22,8 @@ use crate::sys::params;
 /// What all vCPUs share.
 pub(super) struct Shared {
     pub(super) controls: Controls,
-    /// MSR bitmaps: a set bit makes the access exit.
-    pub(super) msr_bitmap: Pages<0>,
+    /// MSR bitmaps, a set bit makes the access exit: for each set of counters that guests can read of the CPU ([`COUNTERS`]).
+    msr_bitmaps: [Pages<0>; 4],
     /// Taken VPIDs.
     vpids: Pin<KBox<Mutex<KVec<u64>>>>,
     /// The host's values of [`GuestMsr::ALL`], which are the same on all CPUs but for TSC_AUX.
@@ -39,15 +40,13 @@ impl Shared {
     /// Negotiates the controls and prepares the rest. Once at load.
     pub(super) fn new() -> Result<Self> {
         let controls = negotiate(&read_caps()?, &options()).map_err(refused)?;
-        let mut msr_bitmap = Pages::new()?;
-        msr_bitmap.bytes_mut().fill(0xff);
-        for msr in HwMsr::ALL {
-            match msr.pass_through(false) {
-                Pass::ReadWrite => allow_msr(msr_bitmap.bytes_mut(), msr.index(), true),
-                Pass::Read => allow_msr(msr_bitmap.bytes_mut(), msr.index(), false),
-                Pass::None => {}
-            }
-        }
+        let [none, idle, cycles, both] = COUNTERS;
+        let msr_bitmaps = [
+            msr_map(none)?,
+            msr_map(idle)?,
+            msr_map(cycles)?,
+            msr_map(both)?,
+        ];
         let mut taken = KVec::with_capacity(WORDS, GFP_KERNEL)?;
         for _ in 0..WORDS {
             taken.push(0u64, GFP_KERNEL)?;
@@ -65,7 +64,7 @@ impl Shared {
         drop(preempt);
         Ok(Self {
             controls,
-            msr_bitmap,
+            msr_bitmaps,
             vpids: KBox::pin_init(new_mutex!(taken, "lodge_vpids"), GFP_KERNEL)?,
             host_msrs,
             rdtscp,
@@ -73,6 +72,42 @@ impl Shared {
             _lists: Lists::new()?,
         })
     }
+
+    /// The MSR bitmap of guests without the exits `off`.
+    pub(super) fn msr_bitmap(&self, off: u32) -> &Pages<0> {
+        let [none, idle, cycles, both] = &self.msr_bitmaps;
+        match (off & exits::CSTATE != 0, off & exits::APERFMPERF != 0) {
+            (false, false) => none,
+            (true, false) => idle,
+            (false, true) => cycles,
+            (true, true) => both,
+        }
+    }
+}
+
+/// Which exits the MSR bitmaps leave out.
+const COUNTERS: [u32; 4] = [
+    0,
+    exits::CSTATE,
+    exits::APERFMPERF,
+    exits::CSTATE | exits::APERFMPERF,
+];
+
+/// The MSR bitmap of guests without the exits `off`.
+fn msr_map(off: u32) -> Result<Pages<0>> {
+    let mut map = Pages::new()?;
+    map.bytes_mut().fill(0xff);
+    for msr in HwMsr::ALL {
+        match msr.pass_through(false) {
+            Pass::ReadWrite => allow_msr(map.bytes_mut(), msr.index(), true),
+            Pass::Read => allow_msr(map.bytes_mut(), msr.index(), false),
+            Pass::None => {}
+        }
+    }
+    for counter in exits::counters(off, true) {
+        allow_msr(map.bytes_mut(), counter, false);
+    }
+    Ok(map)
 }
 
 /// A VPID of a vCPU's own; 0 for none.

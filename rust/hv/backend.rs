@@ -105,8 +105,9 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     /// The hardware state of a new vCPU. Not loaded.
     fn new_vcpu() -> Result<(Self::Hw, Self::Resident)>;
     /// Sets what the hardware state holds besides registers (controls, intercepts), once, before the registers
-    /// are given their reset values. `root` is the second-stage root's physical address.
-    fn init(hw: &mut Self::Hw, resident: &Self::Resident, root: u64) -> Result;
+    /// are given their reset values. `root` is the second-stage root's physical address, `off` are the exits that the VM does without
+    /// ([`crate::hv::exits`]).
+    fn init(hw: &mut Self::Hw, resident: &Self::Resident, root: u64, off: u32) -> Result;
 
     /// The thread got a CPU. Preemption off.
     fn sched_in(resident: &Self::Resident, preempt: &PreemptOff);
@@ -194,7 +195,9 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn shadow(hw: &mut Self::Hw) -> Shadow;
     /// Sets it.
     fn set_shadow(hw: &mut Self::Hw, shadow: Shadow);
-    /// Makes the next entry deliver an event.
+    /// Ends a halt that the hardware keeps over exits and entries, of a guest whose HLT does not exit.
+    fn wake(hw: &mut Self::Hw);
+    /// Makes the next entry deliver an event, which wakes the guest.
     fn inject(hw: &mut Self::Hw, event: Inject);
     /// Takes back what [`Backend::inject`] asked for: the entry did not happen.
     fn cancel_injection(hw: &mut Self::Hw);

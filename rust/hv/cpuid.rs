@@ -5,7 +5,7 @@ use kernel::prelude::*;
 
 use crate::hv::backend::{Backend, Flow};
 use crate::hv::vcpu::Loaded;
-use crate::hv::{host, user};
+use crate::hv::{exits, host, user};
 use crate::model::cpuid::{self, BadCpuid, Entry, Shown, MAX_ENTRIES};
 use crate::model::cpuid_host;
 use crate::model::emu::job::Answer;
@@ -194,6 +194,9 @@ pub(crate) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isiz
 fn set_entries<B: Backend>(cx: &mut Loaded<'_, B>, mut entries: KVec<Entry>) -> Result<isize> {
     let caps = host::caps()?;
     let now = shown(cx);
+    if cx.vm.policy.disabled_exits() & exits::HLT != 0 {
+        cpuid::hide_unhalt(&mut entries);
+    }
     if cx.state.has_run {
         let mut features = cx.state.features;
         cpuid::refresh(&mut entries, &mut features, caps, &now);

@@ -233,11 +233,13 @@ fn get_signal_mask(arg: usize) -> Result<Option<u64>> {
     user::get(user::after(arg, core::mem::size_of::<u32>())?).map(Some)
 }
 
-/// KVM_SET_MP_STATE: without an in-kernel interrupt controller a vCPU can only be runnable.
+/// KVM_SET_MP_STATE: without an in-kernel interrupt controller a vCPU can only be runnable. One that the hardware keeps halted is
+/// so then too: a VMM that resets it gives it other registers, and expects it to run.
 fn set_mp_state<B: Backend>(cx: &mut Loaded<'_, B>, state: kvm_mp_state) -> Result {
     if state.mp_state != uapi::KVM_MP_STATE_RUNNABLE {
         return Err(EINVAL);
     }
     cx.state.mp_state = state.mp_state;
+    B::wake(&mut cx.state.hw);
     Ok(())
 }

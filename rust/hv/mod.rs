@@ -13,6 +13,7 @@ pub(crate) mod emulate;
 mod emulate_fail;
 mod emulate_regs;
 pub(crate) mod events;
+pub(crate) mod exits;
 pub(crate) mod fault;
 mod fetch;
 pub(crate) mod guest_mem;

@@ -85,7 +85,10 @@ impl<B: Backend> Loaded<'_, B> {
 /// RDMSR, `len` bytes long.
 pub(crate) fn rdmsr<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flow> {
     let index = cx.state.switch.regs.get(RCX) as u32;
-    let result = cx.guest_read_msr(index);
+    let result = match cx.read_counter(index) {
+        Some(value) => cx.filtered_counter(index, value),
+        None => cx.guest_read_msr(index),
+    };
     trace::msr(|| (false, index, result.unwrap_or(0), result.is_err()));
     match result {
         Ok(v) => {

@@ -132,6 +132,14 @@ impl<B: Backend> Loaded<'_, B> {
         self.read_msr(index, Who::Guest).map_err(reason)
     }
 
+    /// The guest reads a counter, of which the CPU says `value`. If the CPU refuses it, nobody is asked.
+    pub(crate) fn filtered_counter(&self, index: u32, value: Result<u64>) -> Result<u64, u32> {
+        if !self.vm.msr_filter.allows(index, access::READ) {
+            return Err(uapi::KVM_MSR_EXIT_REASON_FILTER);
+        }
+        value.map_err(|_| 0)
+    }
+
     /// The guest writes a register; the error as for [`Loaded::guest_read_msr`].
     pub(crate) fn guest_write_msr(&mut self, index: u32, value: u64) -> Result<(), u32> {
         if !self.vm.msr_filter.allows(index, access::WRITE) {

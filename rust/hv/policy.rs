@@ -7,7 +7,7 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 use crate::hv::backend::Backend;
 use crate::hv::quirks::{self, Quirks};
 use crate::hv::vm::Vm;
-use crate::hv::{msr_filter, user};
+use crate::hv::{exits, msr_filter, user};
 use crate::uapi::{self, kvm_enable_cap};
 
 /// A VM's switches. Each is read on its own; nothing else is ordered by them, and the ioctls that depend on one come later.
@@ -20,6 +20,8 @@ pub(crate) struct Policy {
     user_msr_reasons: Atomic<u32>,
     /// What the emulator cannot do always ends the run (KVM_CAP_EXIT_ON_EMULATION_FAILURE).
     exit_on_emulation_failure: Atomic<bool>,
+    /// The exits that are off (KVM_CAP_X86_DISABLE_EXITS); fixed once there is a vCPU.
+    disabled_exits: Atomic<u32>,
     /// What user space has turned off with KVM_CAP_DISABLE_QUIRKS and its successor.
     pub(crate) quirks: Quirks,
 }
@@ -31,6 +33,7 @@ impl Policy {
             triple_fault_event: Atomic::new(false),
             user_msr_reasons: Atomic::new(0),
             exit_on_emulation_failure: Atomic::new(false),
+            disabled_exits: Atomic::new(0),
             quirks: Quirks::new(),
         }
     }
@@ -53,6 +56,17 @@ impl Policy {
     /// KVM_CAP_EXIT_ON_EMULATION_FAILURE is on.
     pub(crate) fn exit_on_emulation_failure(&self) -> bool {
         self.exit_on_emulation_failure.load(Relaxed)
+    }
+
+    /// What KVM_CAP_X86_DISABLE_EXITS has switched off.
+    pub(crate) fn disabled_exits(&self) -> u32 {
+        self.disabled_exits.load(Relaxed)
+    }
+
+    /// Switches more of them off. One thread at a time.
+    pub(crate) fn disable_exits(&self, set: u32) {
+        self.disabled_exits
+            .store(self.disabled_exits() | set, Relaxed);
     }
 }
 
@@ -80,6 +94,7 @@ pub(crate) fn enable_vm<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<isize> {
             }
             p.exit_on_emulation_failure.store(value != 0, Relaxed);
         }
+        uapi::KVM_CAP_X86_DISABLE_EXITS => exits::disable(vm, value)?,
         // The old one takes any bits, the new one those that mean something.
         uapi::KVM_CAP_DISABLE_QUIRKS => p.quirks.disable(value),
         uapi::KVM_CAP_DISABLE_QUIRKS2 => {

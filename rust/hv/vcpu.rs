@@ -203,7 +203,8 @@ impl<B: Backend> Vcpu<B> {
             GFP_KERNEL_ACCOUNT,
         )?;
         let offset = vcpu.with_loaded(vm, |cx| {
-            B::init(&mut cx.state.hw, cx.resident, vm.mmu.root())?;
+            let off = vm.policy.disabled_exits();
+            B::init(&mut cx.state.hw, cx.resident, vm.mmu.root(), off)?;
             cx.update_instructions();
             cx.reset();
             // A rate that cannot be made is not followed, as in KVM.

@@ -233,6 +233,16 @@ impl<B: Backend> Vm<B> {
         !self.table.lock().ids.is_empty()
     }
 
+    /// Runs `f` as long as there is no vCPU, and none can come meanwhile; EINVAL once there is one.
+    pub(crate) fn before_vcpus(&self, f: impl FnOnce()) -> Result {
+        let table = self.table.lock();
+        if !table.ids.is_empty() {
+            return Err(EINVAL);
+        }
+        f();
+        Ok(())
+    }
+
     /// Makes a vCPU known to [`Kicks`]; the room is allocated before the spinlock is taken.
     fn add_kick(&self, shared: Arc<VcpuShared>) -> Result {
         // A statement of its own: in a longer one the lock would be held to its end.

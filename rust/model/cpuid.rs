@@ -222,6 +222,20 @@ pub fn refresh(entries: &mut [Entry], guest: &mut GuestFeatures, host: &HostCaps
     }
 }
 
+/// Takes the promise of KVM's interface that the hypervisor wakes a vCPU which halts in a spinlock (KVM_FEATURE_PV_UNHALT) from a guest
+/// whose HLT does not exit: nobody would notice that it halts. KVM's leaves may be in any of the hypervisor's classes.
+pub fn hide_unhalt(entries: &mut [Entry]) {
+    const PV_UNHALT: u32 = 1 << 7;
+    const NAME: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x4d];
+    let base = (0x4000_0000..0x4001_0000)
+        .step_by(0x100)
+        .find(|&base| find(entries, base).is_some_and(|e| [e.ebx, e.ecx, e.edx] == NAME));
+    let leaf = base.map(|b| b | 1);
+    if let Some(e) = entries.iter_mut().find(|e| Some(e.function) == leaf) {
+        e.eax &= !PV_UNHALT;
+    }
+}
+
 /// Why a set of entries is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadCpuid {

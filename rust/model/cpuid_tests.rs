@@ -216,6 +216,37 @@ fn dynamic_bits_follow_registers() {
 }
 
 #[test]
+fn unhalt_is_taken_from_kvms_leaf_only() {
+    const KVM: [u32; 4] = [0x4000_0101, 0x4b4d_564b, 0x564b_4d56, 0x4d];
+    const OTHER: [u32; 4] = [0x4000_0001, 0x7263_694d, 0x666f_736f, 0x7648_2074];
+    let mut list = machine(INTEL);
+    for (leaf, regs) in [
+        (0x4000_0000, OTHER),
+        (0x4000_0001, [!0; 4]),
+        (0x4000_0100, KVM),
+        (0x4000_0101, [!0; 4]),
+    ] {
+        list.retain(|e| e.function != leaf);
+        list.push(entry(leaf, 0, 0, 0).with(regs));
+    }
+    let before = list.clone();
+    hide_unhalt(&mut list);
+    for (now, was) in list.iter().zip(&before) {
+        let mut want = *was;
+        if was.function == 0x4000_0101 {
+            want.eax = !(1 << 7);
+        }
+        assert_eq!(*now, want);
+    }
+    // Without that name, nothing.
+    let mut list = machine(INTEL);
+    list.push(entry(0x4000_0001, 0, 0, !0));
+    let before = list.clone();
+    hide_unhalt(&mut list);
+    assert_eq!(list, before);
+}
+
+#[test]
 fn each_bit_of_cr4_and_efer_has_its_feature() {
     use crate::model::cr::efer;
     use crate::model::features::*;

@@ -4,9 +4,11 @@
  * tools and tests read these.
  */
 #include <linux/cpu.h>
+#include <linux/kvm.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
 #include <linux/string.h>
+#include <asm/cpufeature.h>
 #include <asm/spec-ctrl.h>
 
 #include "params.h"
@@ -106,6 +108,48 @@ module_param_cb(enable_vmware_backdoor, &fixed_ops, &no, 0444);
 MODULE_PARM_DESC(enable_vmware_backdoor, "VMware's backdoor port: not there");
 module_param_cb(eager_page_split, &fixed_ops, &no, 0444);
 MODULE_PARM_DESC(eager_page_split, "Split large pages when dirty logging begins: not there, they are split when written");
+
+/* On CPUs with that bug, a thread that idles leaves its return predictions to its sibling. */
+static bool mitigate_smt_rsb;
+
+static bool smt_rsb_leaks(void)
+{
+	return boot_cpu_has_bug(X86_BUG_SMT_RSB) && cpu_smt_possible();
+}
+
+static int mitigate_smt_rsb_get(char *buffer, const struct kernel_param *kp)
+{
+	return sysfs_emit(buffer, "%c\n", mitigate_smt_rsb && smt_rsb_leaks() ? 'Y' : 'N');
+}
+
+static const struct kernel_param_ops mitigate_smt_rsb_ops = {
+	.flags = KERNEL_PARAM_OPS_FL_NOARG, .set = param_set_bool, .get = mitigate_smt_rsb_get,
+};
+module_param_cb(mitigate_smt_rsb, &mitigate_smt_rsb_ops, &mitigate_smt_rsb, 0444);
+MODULE_PARM_DESC(mitigate_smt_rsb, "Guests do not idle without exits on CPUs whose return predictions leak to the sibling thread");
+
+/* The exits that a VM may do without: the value of KVM_CAP_X86_DISABLE_EXITS. */
+u32 lodge_exits_optional(void)
+{
+	u32 exits = KVM_X86_DISABLE_EXITS_PAUSE;
+
+	if (boot_cpu_has(X86_FEATURE_APERFMPERF))
+		exits |= KVM_X86_DISABLE_EXITS_APERFMPERF;
+	if (mitigate_smt_rsb && smt_rsb_leaks())
+		return exits;
+	exits |= KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_CSTATE;
+	/* A guest that waits in MWAIT has to be woken by its host's timer. */
+	if (boot_cpu_has(X86_FEATURE_MWAIT) && !boot_cpu_has_bug(X86_BUG_MONITOR) && boot_cpu_has(X86_FEATURE_ARAT))
+		exits |= KVM_X86_DISABLE_EXITS_MWAIT;
+	return exits;
+}
+
+/* Guests are going to idle without exits. */
+void lodge_idle_in_guest(void)
+{
+	if (smt_rsb_leaks())
+		pr_warn_once("this CPU's threads leak return predictions when one idles: let trusted guests only do so, or turn SMT off\n");
+}
 
 static struct kobject vendor_kobj;
 static bool vendor_shown;

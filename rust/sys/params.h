@@ -34,4 +34,6 @@ struct lodge_in_use {
 const struct lodge_params *lodge_params(void);
 int lodge_params_show_vendor(bool intel, const struct lodge_in_use *now);
 void lodge_params_hide_vendor(void);
+u32 lodge_exits_optional(void);
+void lodge_idle_in_guest(void);
 #endif

@@ -64,6 +64,18 @@ unsafe extern "C" {
     safe fn lodge_params() -> *const Params;
     fn lodge_params_show_vendor(intel: bool, now: *const InUse) -> c_int;
     fn lodge_params_hide_vendor();
+    safe fn lodge_exits_optional() -> u32;
+    safe fn lodge_idle_in_guest();
+}
+
+/// The exits that a VM may do without, by the CPU and the parameter `mitigate_smt_rsb`: bits of KVM_CAP_X86_DISABLE_EXITS.
+pub(crate) fn optional_exits() -> u32 {
+    lodge_exits_optional()
+}
+
+/// Guests are going to idle without exits: warns where that is a risk.
+pub(crate) fn idle_in_guest() {
+    lodge_idle_in_guest();
 }
 
 /// The parameters as they are now.

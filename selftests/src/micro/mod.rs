@@ -7,6 +7,7 @@ mod debug;
 mod dirty_log;
 mod emulate_fail;
 mod events;
+mod exits;
 mod forced;
 mod fpu;
 mod host;
@@ -18,6 +19,7 @@ mod mmio;
 mod mmio_between;
 mod mmio_insn;
 mod modes;
+pub mod prefix;
 mod privilege;
 mod privilege_gates;
 pub mod privilege_where;
@@ -39,6 +41,7 @@ pub fn tests() -> Vec<Test> {
         mmio_between::TESTS,
         mmio_insn::TESTS,
         events::TESTS,
+        exits::TESTS,
         forced::TESTS,
         emulate_fail::TESTS,
         cpu::TESTS,
