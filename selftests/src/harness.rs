@@ -87,6 +87,8 @@ static FAILS: AtomicU32 = AtomicU32::new(0);
 static RECORDING: AtomicBool = AtomicBool::new(false);
 /// Per cent of the full counts in a run with `--long`; 0 in an ordinary one.
 static SCALE: AtomicU64 = AtomicU64::new(0);
+/// Per cent of the counts of an ordinary run, in one.
+static BRIEF: AtomicU64 = AtomicU64::new(100);
 static NAME: OnceLock<&'static str> = OnceLock::new();
 
 /// Notes a failed check of the running test.
@@ -113,10 +115,15 @@ pub fn recording() -> bool {
     RECORDING.load(Ordering::Relaxed)
 }
 
-/// How often a test that can go on for long repeats itself: `short` times in an ordinary run, `full` times with
-/// `--long`, more or less often with `--scale`, but never less than `short` times.
+/// How often a test that can go on for long repeats itself: `short` times in an ordinary run, less often with `--brief`,
+/// but once at least; `full` times with `--long`, more or less often with `--scale`, but never less than `short` times.
 pub fn rounds(short: u64, full: u64) -> u64 {
-    scaled(short, full, SCALE.load(Ordering::Relaxed))
+    match SCALE.load(Ordering::Relaxed) {
+        0 => short
+            .saturating_mul(BRIEF.load(Ordering::Relaxed))
+            .div_ceil(100),
+        percent => scaled(short, full, percent),
+    }
 }
 
 fn scaled(short: u64, full: u64, percent: u64) -> u64 {
@@ -333,6 +340,8 @@ pub struct Options {
     pub slow: u64,
     /// Record for comparison, and run only what is deterministic.
     pub record: bool,
+    /// Per cent of the counts of an ordinary run.
+    pub brief: u64,
     /// Run only what is worth it for long, with this many per cent of the full counts.
     pub long: Option<u64>,
 }
@@ -366,6 +375,7 @@ impl Options {
 /// Runs the tests; true if none failed and at least one passed.
 pub fn run_all(tests: &[Test], o: &Options) -> bool {
     RECORDING.store(o.record, Ordering::Relaxed);
+    BRIEF.store(o.brief.clamp(1, 100), Ordering::Relaxed);
     SCALE.store(o.long.map_or(0, |scale| scale.max(1)), Ordering::Relaxed);
     let chosen: Vec<&Test> = tests.iter().filter(|t| o.wants(t)).collect();
     let log = Kmsg::open();
@@ -438,6 +448,7 @@ mod tests {
                 patterns: patterns.iter().map(|p| (*p).to_owned()).collect(),
                 slow: 1,
                 record: false,
+                brief: 100,
                 long: None,
             };
             options.wants(&Test::new(name, || {}))
@@ -457,6 +468,7 @@ mod tests {
             patterns: Vec::new(),
             slow: 2,
             record: false,
+            brief: 100,
             long,
         };
         let usual = Test::new("t", || {});

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! selftests [--slow N] [PATTERN...]      run the tests whose names hold a pattern, -PATTERN: not those; KTAP on stdout
+//! selftests --brief PERCENT ...          less often than usual what is repeated
 //! selftests --long [--scale PERCENT] ... only those worth running for long, with full counts or PERCENT of them
 //! selftests --seed N NAME...             of the attackers' tests, only the attack with that seed
 //! selftests --list [PATTERN...]          their names
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         return micro::end_machine(&args[1..]);
     }
     let slow = number(&mut args, "--slow").unwrap_or(1);
+    let brief = number(&mut args, "--brief").unwrap_or(100);
     let scale = number(&mut args, "--scale").unwrap_or(100);
     let long = flag(&mut args, "--long").then_some(scale);
     let list = flag(&mut args, "--list");
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
         patterns: args.into_iter().skip(usize::from(record)).collect(),
         slow,
         record,
+        brief,
         long,
     };
     let tests = all();

@@ -36,6 +36,9 @@ BOCHS_LEAVES_OUT=$(printf -- '-stress/%s ' mem_everything mem_reclaimed mem_coll
 # What costs much there and is the same on every CPU.
 BOCHS_SLOW="-api/dirty_log_sizes -api/region_many -api/ioeventfd_many"
 
+# Per cent of the ordinary counts in a short run, on QEMU and on Bochs. A long one has all of them, or more.
+TCG_BRIEF=50 BOCHS_BRIEF=20
+
 # Guests of random bytes now and then end QEMU itself ("bql_lock_impl: assertion failed"): they are for long runs.
 TCG_LEAVES_OUT="-hostile/bytes_ -hostile/insns_"
 
@@ -58,10 +61,10 @@ suite_host() {
 # MODULE=intree tests the tests.
 suite_vm() {
     local module=${MODULE:-ours} life="true" slow=$(($2 * slower)) limit=$(($3 * slower)) plain=true
-    local leave_out=$TCG_LEAVES_OUT sample=$SAMPLE
+    local leave_out=$TCG_LEAVES_OUT sample=$SAMPLE brief=$BOCHS_BRIEF
     case $1 in
     # Of what can be turned off, it has large pages only.
-    amd) sample="micro/mem_ micro/slot_ stress/mem_everything" ;;
+    amd) sample="micro/mem_ micro/slot_ stress/mem_everything" brief=$TCG_BRIEF ;;
     # The emulator's tests and those of failing allocations take a minute there each: icelake and TCG run them, for each vendor's part.
     amd-bochs) leave_out="$BOCHS_LEAVES_OUT $BOCHS_SLOW -micro/forced -api/alloc_fail" ;;
     # What it has that the other Intel CPU has not, or the other way round, are features of VMX; these tests do not depend on them.
@@ -71,25 +74,26 @@ suite_vm() {
     # Those need a module of their own.
     leave_out="$leave_out -ledger/"
     if [ "$module" = ours ] && [ -n "$sample" ] && [ -z "${T:-}" ]; then
-        plain="rmmod kvm && load-kvm ours $PLAIN && selftests --slow $slow $sample $leave_out"
+        plain="rmmod kvm && load-kvm ours $PLAIN && selftests --slow $slow --brief $brief $sample $leave_out"
     fi
     if [ "$module" = ours ]; then life="module-tests works '${T:-}'"; fi
     "$env/vm.sh" --vendor "$1" --timeout "$limit" --module none --parts "$module programs guest foreign extras" \
         --file "$LODGE_SRC/tools/lodge/tests/in-vm:bin/lodge-tests" --log "$LODGE_LOG/vm-test-$1.log" \
         "$life; life=\$?; load-kvm $module || exit; tests=0
-         if selftests --list | grep -q -e '${T:-}'; then selftests --slow $slow ${T:-$leave_out}; tests=\$?; fi
+         if selftests --list | grep -q -e '${T:-}'; then selftests --slow $slow --brief $brief ${T:-$leave_out}; tests=\$?; fi
          lodge-tests --slow $slow '${T:-$4}'; guests=\$?; $plain; plain=\$?; check-leaks; [ \$life\$tests\$guests\$plain\$? = 00000 ]"
 }
 
 # suite_matrix NAME VENDOR SLOW LIMIT PARAMETERS TESTS GUESTS [OPTION...]: the ordinary selftests, or those with a word of TESTS in
 # their name, and those tests of `lodge` with GUESTS in theirs, in another configuration of the module or, by OPTIONs of vm.sh, of the VM.
 suite_matrix() {
-    local name=$1 vendor=$2 slow=$(($3 * slower)) limit=$(($4 * slower)) parameters=$5 tests=$6 guests=$7
+    local name=$1 vendor=$2 slow=$(($3 * slower)) limit=$(($4 * slower)) parameters=$5 tests=$6 guests=$7 brief=$TCG_BRIEF
     shift 7
+    case $name in long-*) brief=100 ;; esac
     "$env/vm.sh" --vendor "$vendor" --timeout "$limit" --module none --parts "ours programs guest extras" \
         --file "$LODGE_SRC/tools/lodge/tests/in-vm:bin/lodge-tests" --log "$LODGE_LOG/vm-$name.log" "$@" \
         "load-kvm ours $parameters || exit; tests=0
-         if selftests --list | grep -q -e '${T:-}'; then selftests --slow $slow ${T:-$tests}; tests=\$?; fi
+         if selftests --list | grep -q -e '${T:-}'; then selftests --slow $slow --brief $brief ${T:-$tests}; tests=\$?; fi
          lodge-tests --slow $slow '${T:-$guests}'; guests=\$?; check-leaks; [ \$tests\$guests\$? = 000 ]"
 }
 
@@ -133,11 +137,11 @@ suite_previous() {
     fi
 }
 
-# suite_ledger NAME VENDOR SLOW LIMIT TESTS: a module that checks at each entry that no TLB flush is missing, and by which tests can leave one out.
+# suite_ledger NAME VENDOR SLOW LIMIT BRIEF TESTS: a module that checks at each entry that no TLB flush is missing, and by which tests can leave one out.
 suite_ledger() {
     KVER='' KDIR='' "$env/module.sh" --ledger
     "$env/vm.sh" --vendor "$2" --timeout "$(($4 * slower))" --module none --parts "ledger programs extras" --log "$LODGE_LOG/vm-$1.log" \
-        "load-kvm ours || exit; if selftests --list | grep -q -e '${T:-}'; then selftests --slow $(($3 * slower)) ${T:-$5}; fi"
+        "load-kvm ours || exit; if selftests --list | grep -q -e '${T:-}'; then selftests --slow $(($3 * slower)) --brief $5 ${T:-$6}; fi"
 }
 
 # suite_perf: `perf kvm stat` works.
@@ -201,10 +205,10 @@ suite() {
     perf) suite_perf ;;
     qemu) suite_qemu qemu amd 1 ;;
     qemu-intel | long-qemu-intel) suite_qemu qemu-intel intel 6 ;;
-    ledger) suite_ledger ledger amd 6 1500 "$LEDGER" ;;
-    long-ledger) suite_ledger ledger amd 6 3600 "$LEDGER stress/mem_" ;;
+    ledger) suite_ledger ledger amd 6 1500 "$TCG_BRIEF" "$LEDGER" ;;
+    long-ledger) suite_ledger ledger amd 6 3600 100 "$LEDGER stress/mem_" ;;
     ledger-intel | ledger-amd-bochs | long-ledger-intel | long-ledger-amd-bochs)
-        suite_ledger "${1#long-}" "${1#*ledger-}" 6 2700 "ledger/ micro/slot_ micro/mem_ micro/dirty_log stress/fault_"
+        suite_ledger "${1#long-}" "${1#*ledger-}" 6 2700 100 "ledger/ micro/slot_ micro/mem_ micro/dirty_log stress/fault_"
         ;;
     refuse-lynnfield) suite_refuse 'no unrestricted guest' --vendor corei5_lynnfield_750 ;;
     refuse-penryn) suite_refuse 'no extended page tables' --vendor core2_penryn_t9600 ;;

@@ -116,7 +116,7 @@ impl Victim {
         let mut good = g.cpu.sregs();
         good.tr.type_ = tss_type();
         g.cpu.set_sregs(&good);
-        let memory = g.mem.read(0, DATA as usize);
+        let memory = g.mem.get(0, DATA as usize);
         let mut list = [0u32; 1 + MAX_ENTRIES];
         list[0] = MAX_ENTRIES as u32;
         crate::must!(sys::ioctl_with(

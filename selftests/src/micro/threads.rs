@@ -8,7 +8,7 @@ use crate::sys::{self, Map};
 use crate::{check, eq};
 use iced_x86::code_asm::*;
 use libc::{EINTR, MADV_DONTNEED, SIGUSR1};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub const TESTS: &[Test] = &[
@@ -16,7 +16,9 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/signal_storm", signal_storm)
         .no_ab()
         .long(300),
-    Test::new("micro/immediate_exit_from_thread", immediate_exit).no_ab(),
+    Test::new("micro/immediate_exit_from_thread", immediate_exit)
+        .no_ab()
+        .long(300),
     Test::new("micro/vcpu_busy", vcpu_busy).no_ab(),
     Test::new("micro/two_vms_two_cpus", two_vms).cpus(2).no_ab(),
     Test::new("micro/two_vcpus_one_vm", two_vcpus)
@@ -161,21 +163,22 @@ fn immediate_exit() {
     let g = counter();
     sys::interrupting(SIGUSR1);
     let tid = AtomicI32::new(0);
-    let rounds = AtomicI32::new(0);
+    let ended = AtomicU64::new(0);
+    let times = rounds(200, 20_000);
     std::thread::scope(|s| {
         s.spawn(|| {
             tid.store(sys::gettid(), Ordering::SeqCst);
-            for _ in 0..200 {
+            for _ in 0..times {
                 let e = g.cpu.run();
                 check!(matches!(e, Exit::Err(EINTR, _)), "{e:x?}");
                 g.cpu.set_immediate_exit(false);
-                rounds.fetch_add(1, Ordering::SeqCst);
+                ended.fetch_add(1, Ordering::SeqCst);
             }
         });
-        for i in 0..200 {
+        for i in 0..times {
             g.cpu.set_immediate_exit(true);
             kick(&tid);
-            wait_for("KVM_RUN to end", || rounds.load(Ordering::SeqCst) > i);
+            wait_for("KVM_RUN to end", || ended.load(Ordering::SeqCst) > i);
         }
     });
 }
@@ -192,7 +195,7 @@ fn vcpu_busy() {
                 check!((CODE..CODE + 16).contains(&r.rip), "{:x}", r.rip);
                 done.store(true, Ordering::SeqCst);
             });
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(rounds(100, 100)));
             check!(
                 !done.load(Ordering::SeqCst),
                 "GET_REGS does not wait for KVM_RUN"

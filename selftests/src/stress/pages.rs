@@ -167,8 +167,9 @@ fn swapped() {
     let pair = Pair::new(&m, SIZE);
     let mut rng = Random::new(1);
     let (out, inn) = swap_counts();
+    let times = rounds(8, 400);
     pair.run(&m, |p| {
-        for i in 0..rounds(8, 400) {
+        for i in 0..times {
             let (at, n) = if i % 2 == 0 {
                 (0, SIZE as usize)
             } else {
@@ -182,12 +183,10 @@ fn swapped() {
         }
     });
     let (now_out, now_in) = swap_counts();
-    check!(
-        now_out - out > SIZE / 4096,
-        "{} pages went out",
-        now_out - out
-    );
-    check!(now_in - inn > SIZE / 4096, "{} pages came in", now_in - inn);
+    // Pages that a guest uses just now stay, so it is less than half of them in two rounds.
+    let least = (times / 2).clamp(1, 4) * SIZE / 4096 / 4;
+    check!(now_out - out > least, "{} pages went out", now_out - out);
+    check!(now_in - inn > least, "{} pages came in", now_in - inn);
 }
 
 /// A memory cgroup with the calling process in it; None without cgroups.
