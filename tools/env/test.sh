@@ -36,6 +36,9 @@ BOCHS_LEAVES_OUT=$(printf -- '-stress/%s ' mem_everything mem_reclaimed mem_coll
 # What costs much there and is the same on every CPU.
 BOCHS_SLOW="-api/dirty_log_sizes -api/region_many -api/ioeventfd_many"
 
+# What is emulated is so in the same way with each vendor.
+EMULATOR="-micro/forced -micro/mmio_insn -micro/rep_"
+
 # Per cent of the ordinary counts in a short run, on QEMU and on Bochs. A long one has all of them, or more.
 TCG_BRIEF=50 BOCHS_BRIEF=20
 
@@ -65,10 +68,10 @@ suite_vm() {
     case $1 in
     # Of what can be turned off, it has large pages only.
     amd) sample="micro/mem_ micro/slot_ stress/mem_everything" brief=$TCG_BRIEF ;;
-    # The emulator's tests and those of failing allocations take a minute there each: icelake and TCG run them, for each vendor's part.
-    amd-bochs) leave_out="$BOCHS_LEAVES_OUT $BOCHS_SLOW -micro/forced -api/alloc_fail" ;;
+    # The emulator's tests and those of failing allocations: icelake and TCG run them, for each vendor's part.
+    amd-bochs) leave_out="$BOCHS_LEAVES_OUT $BOCHS_SLOW $EMULATOR -api/alloc_fail" ;;
     # What it has that the other Intel CPU has not, or the other way round, are features of VMX; these tests do not depend on them.
-    intel-haswell) leave_out="-stress/ -hostile/ -bench/ $BOCHS_SLOW -micro/forced -api/alloc_fail" sample='' ;;
+    intel-haswell) leave_out="-stress/ -hostile/ -bench/ $BOCHS_SLOW $EMULATOR -micro/sensitive -api/alloc_fail" sample='' ;;
     *) leave_out="$BOCHS_LEAVES_OUT $BOCHS_SLOW" ;;
     esac
     # Those need a module of their own.
