@@ -49,6 +49,7 @@ fn shown<B: Backend>(cx: &Loaded<'_, B>) -> Shown {
         cr4: cx.state.controls.cr4,
         xcr0: cx.state.controls.xcr0,
         apic_base: msr::apic_base(&*cx.state.msrs),
+        mwait: cx.mwait_switch(),
     }
 }
 

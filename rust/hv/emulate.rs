@@ -171,6 +171,8 @@ impl<B: Backend> Loaded<'_, B> {
             Need::MemToPio { at, offset, len } => self.copy_pio(at, offset, len, false),
             // An I/O intercept comes after the CPU's own check.
             Need::PortsChecked => Met::Answer(Answer::Value(self.state.port_checked.into())),
+            Need::Rdmsr { index } => self.msr(index, None),
+            Need::Wrmsr { index, value } => self.msr(index, Some(value)),
             Need::Done(done) => Met::End(self.finish(done)),
             Need::Fault(e) => {
                 self.take_progress();
@@ -187,6 +189,28 @@ impl<B: Backend> Loaded<'_, B> {
                 Met::End(self.emulation_failed(fetched.bytes()))
             }
             other => Met::Answer(self.register_need(other)),
+        }
+    }
+
+    /// RDMSR, or WRMSR of `value`. User space may be asked about one that fails.
+    fn msr(&mut self, index: u32, value: Option<u64>) -> Met {
+        let done = match value {
+            Some(value) => self.guest_write_msr(index, value).map(|()| value),
+            None => self.guest_read_msr(index),
+        };
+        trace::msr(|| {
+            let told = done.or(value.ok_or(0)).unwrap_or(0);
+            (value.is_some(), index, told, done.is_err())
+        });
+        match done {
+            Ok(_) if value.is_some() => Met::Answer(Answer::Ack),
+            Ok(value) => Met::Answer(Answer::Value(value)),
+            Err(reason) if self.asks_user_space(reason) => {
+                self.run.msr(index, value, reason);
+                let read = value.is_none();
+                Met::User(JobWait::Msr { read })
+            }
+            Err(_) => Met::Answer(Answer::Fault(Exception::protection(0))),
         }
     }
 

@@ -22,16 +22,11 @@ fn ack(r: core::result::Result<(), Exception>) -> Answer {
 impl<B: Backend> Loaded<'_, B> {
     /// The needs that registers meet.
     pub(super) fn register_need(&mut self, need: Need) -> Answer {
-        let refused = |_| Exception::protection(0);
         match need {
             Need::ReadCr { cr } => value(self.read_cr(cr)),
             Need::WriteCr { cr, value } => ack(self.write_cr(cr, value)),
             Need::ReadDr { dr } => value(self.read_dr(dr)),
             Need::WriteDr { dr, value } => ack(self.write_dr(dr, value)),
-            Need::Rdmsr { index } => value(self.guest_read_msr(index).map_err(refused)),
-            Need::Wrmsr { index, value } => {
-                ack(self.guest_write_msr(index, value).map_err(refused))
-            }
             Need::Invlpg { .. } => {
                 B::flush_tlb(&mut self.state.hw);
                 Answer::Ack

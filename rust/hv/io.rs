@@ -7,6 +7,7 @@ use crate::hv::backend::{Backend, Flow};
 use crate::hv::quirks::OUT_7E_INC_RIP;
 use crate::hv::vcpu::Loaded;
 use crate::model::emu::job::{Answer, Need};
+use crate::model::event::Exception;
 use crate::model::ioevent::Bus;
 use crate::model::regs::RAX;
 use crate::sys::run_page::PIO_OFFSET;
@@ -52,6 +53,8 @@ pub(crate) enum JobWait {
     PortBatch { port: u16, size: u8, count: u16 },
     /// Nothing: the access is a write.
     Write,
+    /// An RDMSR (with its value) or WRMSR.
+    Msr { read: bool },
 }
 
 /// The low `size` bytes of `value`, on top of the rest of `old` as IN does it (4 bytes clear the upper half).
@@ -174,6 +177,11 @@ impl<B: Backend> Loaded<'_, B> {
                         Answer::Ack
                     }
                     JobWait::Write => Answer::Ack,
+                    JobWait::Msr { read } => match self.run.msr_answer() {
+                        (true, _) => Answer::Fault(Exception::protection(0)),
+                        (false, value) if read => Answer::Value(value),
+                        (false, _) => Answer::Ack,
+                    },
                 };
                 self.drive_job(answer)
             }

@@ -6,6 +6,8 @@ use kernel::prelude::*;
 use crate::hv::backend::{Backend, Flow};
 use crate::hv::vcpu::Loaded;
 use crate::hv::{host, user};
+use crate::model::features;
+use crate::model::misc_enable;
 use crate::model::msr::{self, Answer, BadMsr, Effect, HwMsr, Who};
 use crate::model::regs::{RAX, RCX, RDX};
 use crate::sys::{cpu, params, trace};
@@ -51,6 +53,13 @@ impl<B: Backend> Loaded<'_, B> {
     /// Writes an MSR for the guest or for user space.
     pub(crate) fn write_msr(&mut self, index: u32, value: u64, who: Who) -> Result<(), BadMsr> {
         let mode = self.mode();
+        // CPUs without SSE3 are too old to have the bit.
+        if self.mwait_switch().is_some()
+            && misc_enable::switches_mwait(&*self.state.msrs, index, value)
+            && !self.state.features.has(features::SSE3)
+        {
+            return Err(BadMsr::Refused);
+        }
         match msr::write(
             &mut *self.state.msrs,
             index,

@@ -148,6 +148,11 @@ impl<B: Backend> Loaded<'_, B> {
         self.write_msr(index, value, Who::Guest).map_err(reason)
     }
 
+    /// User space wants to know of an access that fails for `reason`.
+    pub(crate) fn asks_user_space(&self, reason: u32) -> bool {
+        self.vm.policy.user_msr_reasons() & reason != 0
+    }
+
     /// An access that fails for `reason`, in an instruction of `len` bytes; `value` is what it would have written.
     pub(crate) fn msr_failed(
         &mut self,
@@ -156,7 +161,7 @@ impl<B: Backend> Loaded<'_, B> {
         reason: u32,
         len: u8,
     ) -> Flow {
-        if self.vm.policy.user_msr_reasons() & reason == 0 {
+        if !self.asks_user_space(reason) {
             self.raise_gp();
             return Flow::Resume;
         }

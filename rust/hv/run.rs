@@ -16,6 +16,7 @@ use crate::mmu::vm_ledger;
 use crate::model::cr;
 use crate::model::event::Exception;
 use crate::model::features;
+use crate::model::misc_enable;
 use crate::model::msr;
 use crate::model::regs::{rflags, RAX};
 use crate::sys::cpu::{self, IrqOff};
@@ -172,13 +173,24 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// MONITOR or MWAIT, `len` bytes long: the guest waits for nothing.
     pub(crate) fn monitor_or_mwait(&mut self, len: u8) -> Flow {
-        let quirk = self.vm.policy.quirks.has(quirks::MWAIT_NEVER_UD_FAULTS);
-        if quirk || self.state.features.has(features::MWAIT) {
+        let nothing = self.vm.policy.quirks.has(quirks::MWAIT_NEVER_UD_FAULTS);
+        // IA32_MISC_ENABLE may have been written since CPUID was looked at.
+        let there = match self.mwait_switch() {
+            Some(on) => on,
+            None => self.state.features.has(features::MWAIT),
+        };
+        if nothing || there {
             self.skip(len);
         } else {
             self.raise(Exception::undefined());
         }
         Flow::Resume
+    }
+
+    /// What IA32_MISC_ENABLE says of MONITOR and MWAIT, where it has a say.
+    pub(crate) fn mwait_switch(&self) -> Option<bool> {
+        let quirk = self.vm.policy.quirks.has(quirks::MISC_ENABLE_NO_MWAIT);
+        (!quirk).then(|| misc_enable::mwait(&*self.state.msrs))
     }
 
     /// A hypercall, in an instruction of `len` bytes: the guest asked, though none is offered.

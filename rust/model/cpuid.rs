@@ -194,6 +194,8 @@ pub struct Shown {
     pub xcr0: u64,
     /// IA32_APIC_BASE: whether there is an APIC.
     pub apic_base: u64,
+    /// IA32_MISC_ENABLE: whether there are MONITOR and MWAIT; None: as user space said.
+    pub mwait: Option<bool>,
 }
 
 /// Brings the entries, and the features derived from them, up to date with the registers that CPUID shows. To be called after
@@ -206,6 +208,10 @@ pub fn refresh(entries: &mut [Entry], guest: &mut GuestFeatures, host: &HostCaps
         e.put(features::APIC, apic);
         guest.set(features::OSXSAVE, osxsave);
         guest.set(features::APIC, apic);
+        if let Some(on) = shown.mwait {
+            e.put(features::MWAIT, on);
+            guest.set(features::MWAIT, on);
+        }
     }
     if let Some(e) = find_index_mut(entries, 7, 0) {
         let ospke = shown.cr4 & cr4::PKE != 0;

@@ -483,6 +483,7 @@ fn a_guest_given_all_has_all() {
             cr4: cr4::OSXSAVE | cr4::PKE,
             xcr0: caps.xcr0() | 1,
             apic_base: 0,
+            mwait: None,
         };
         refresh(&mut entries, &mut guest, &caps, &shown);
         assert!(guest.has(features::OSXSAVE) && !guest.has(features::APIC));

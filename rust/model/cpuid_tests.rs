@@ -196,6 +196,7 @@ fn dynamic_bits_follow_registers() {
         cr4: 0,
         xcr0: 1,
         apic_base: RESET,
+        mwait: None,
     };
     refresh(&mut list, &mut guest, &caps, &shown);
     assert!(guest.has(APIC) && !guest.has(OSXSAVE) && !guest.has(OSPKE));
@@ -204,6 +205,7 @@ fn dynamic_bits_follow_registers() {
         cr4: cr4::OSXSAVE | cr4::PKE,
         xcr0: 0x2e7,
         apic_base: 0,
+        mwait: None,
     };
     refresh(&mut list, &mut guest, &caps, &shown);
     assert!(!guest.has(APIC) && guest.has(OSXSAVE) && guest.has(OSPKE));
@@ -213,6 +215,12 @@ fn dynamic_bits_follow_registers() {
     let again = list.clone();
     refresh(&mut list, &mut guest, &caps, &shown);
     assert_eq!(list, again);
+    for on in [true, false] {
+        shown.mwait = Some(on);
+        refresh(&mut list, &mut guest, &caps, &shown);
+        assert_eq!(guest.has(MWAIT), on);
+        assert_eq!((execute(&list, 1, 0).regs[2] >> 3) & 1, on.into());
+    }
 }
 
 #[test]
@@ -349,7 +357,7 @@ proptest! {
         let mut guest = GuestFeatures::derive(&list, &caps);
         prop_assert_eq!(guest.limits().xcr0 & !caps.xcr0(), 0);
         prop_assert_eq!(guest.limits().cr4_reserved & cr4::ALWAYS, 0);
-        refresh(&mut list, &mut guest, &caps, &Shown { cr4, xcr0, apic_base });
+        refresh(&mut list, &mut guest, &caps, &Shown { cr4, xcr0, apic_base, mwait: None });
         let a = execute(&list, leaf, sub);
         prop_assert_eq!(a.exact, find_index(&list, leaf, sub).is_some());
         for e in &list {

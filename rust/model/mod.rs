@@ -15,6 +15,7 @@ pub mod guest;
 pub mod ioevent;
 pub mod kick;
 pub mod mce;
+pub mod misc_enable;
 pub mod msr;
 pub mod msr_filter;
 pub mod msr_table;

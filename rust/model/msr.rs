@@ -9,6 +9,7 @@ use super::cpuid_host::HostCaps;
 use super::cr::{self, apic_base, Mode};
 use super::features;
 use super::guest::GuestFeatures;
+use super::misc_enable;
 pub use super::msr_table::{bits, slot, HwMsr};
 use super::msr_table::{Listed, May, On, Place, Row, Rule, BANKS, TABLE};
 
@@ -319,11 +320,11 @@ pub fn feature_value(index: u32, host: &HostCaps, ucode: u64) -> Result<u64, Bad
     }
 }
 
-fn get(slots: &[u64], i: usize) -> u64 {
+pub(super) fn get(slots: &[u64], i: usize) -> u64 {
     slots.get(i).copied().unwrap_or(0)
 }
 
-fn put(slots: &mut [u64], i: usize, value: u64) {
+pub(super) fn put(slots: &mut [u64], i: usize, value: u64) {
     if let Some(s) = slots.get_mut(i) {
         *s = value;
     }
@@ -471,7 +472,7 @@ impl Access<'_> {
                 put(slots, i, new);
                 return Ok(Effect::WallClock(new));
             }
-            Rule::MiscEnable => return self.misc_enable(slots),
+            Rule::MiscEnable => return misc_enable::write(slots, new, self.by_guest()),
             _ => {}
         }
         if !self.takes(slots) {
@@ -513,21 +514,6 @@ impl Access<'_> {
             return Err(BadMsr::Refused);
         }
         put(slots, slot::HWCR, new);
-        Ok(Effect::Done)
-    }
-
-    fn misc_enable(&self, slots: &mut [u64]) -> Result<Effect, BadMsr> {
-        const READ_ONLY: u64 = bits::MISC_BTS_UNAVAILABLE | bits::MISC_PEBS_UNAVAILABLE;
-        let old = get(slots, slot::MISC_ENABLE);
-        let mut new = self.value;
-        if self.by_guest() {
-            if (old ^ new) & READ_ONLY != 0 {
-                return Err(BadMsr::Refused);
-            }
-            // Performance monitoring: written, and stays as it is.
-            new = new & !bits::MISC_EMON | old & bits::MISC_EMON;
-        }
-        put(slots, slot::MISC_ENABLE, new);
         Ok(Effect::Done)
     }
 

@@ -270,6 +270,8 @@ pub mod bits {
     pub const MISC_BTS_UNAVAILABLE: u64 = 1 << 11;
     pub const MISC_PEBS_UNAVAILABLE: u64 = 1 << 12;
     pub const MISC_EMON: u64 = 1 << 7;
+    /// MONITOR and MWAIT are there.
+    pub const MISC_MWAIT: u64 = 1 << 18;
     pub const PLATFORM_CPUID_FAULT: u64 = 1 << 31;
     pub const FEATURES_CPUID_FAULT: u64 = 1 << 0;
     /// Memory types 0, 4, 6 and 7, twice.

@@ -5,6 +5,7 @@ use crate::api::cpuid::{told_of, TSC_AUX};
 use crate::guest::*;
 use crate::harness::{self, Test};
 use crate::kvm::*;
+use crate::micro::prefix::{Forced, PREFIX};
 use crate::sys::{bad_addr, filled, Map};
 use crate::{check, eq};
 use kvm_bindings::*;
@@ -17,6 +18,7 @@ pub const TESTS: &[Test] = &[
     Test::new("api/msr_filter_passed_through", passed_through),
     Test::new("api/msr_filter_refused", refused),
     Test::new("api/msr_filter_of_rdmsr_only", of_rdmsr_only),
+    Test::new("api/msr_emulated", emulated),
 ];
 
 const INVAL: u64 = 1;
@@ -70,6 +72,10 @@ fn again(g: &Guest, read: bool, msr: u32, value: u64) {
 
 /// Runs to the exit that asks user space: its reason and value.
 fn asked(g: &Guest, read: bool, msr: u32) -> (u32, u64) {
+    asked_at(g, read, msr, CODE)
+}
+
+fn asked_at(g: &Guest, read: bool, msr: u32, at: u64) -> (u32, u64) {
     let want = if read {
         KVM_EXIT_X86_RDMSR
     } else {
@@ -78,7 +84,7 @@ fn asked(g: &Guest, read: bool, msr: u32) -> (u32, u64) {
     eq!(g.cpu.run(), Exit::Other(want), "{}", g.describe());
     let run = &g.cpu.run;
     eq!((run.rd::<u8>(MSR), run.rd::<u32>(MSR + 12)), (0, msr));
-    eq!(g.cpu.regs().rip, CODE, "at the instruction");
+    eq!(g.cpu.regs().rip, at, "at the instruction");
     (run.rd(MSR + 8), run.rd(MSR + 16))
 }
 
@@ -254,4 +260,88 @@ fn of_rdmsr_only() {
     eq!(g.cpu.regs().rax, 0x77);
     again(&g, true, TSC_AUX, 0);
     eq!(g.run_to_trap().vector, 13, "RDMSR");
+}
+
+/// The same of the emulator's RDMSR and WRMSR.
+fn emulated() {
+    let _on = Forced::on();
+    const AT: u64 = CODE + 5;
+    let g = guest(true, UNKNOWN_MSR, 0);
+    let start = |read, msr, value| {
+        again(&g, read, msr, value);
+        g.mem.write(CODE as usize, PREFIX);
+        g.mem
+            .write(AT as usize, &[0x0f, if read { 0x32 } else { 0x30 }, 0xf4]);
+    };
+    let gp = |why: &str| {
+        let t = g.run_to_trap();
+        eq!((t.vector, t.error, t.ip), (13, 0, AT), "{why}");
+    };
+    for read in [true, false] {
+        start(read, UNKNOWN_MSR, 0);
+        gp("nobody asks");
+    }
+    eq!(ask_for(&g.vm, UNKNOWN), Ok(0));
+    start(true, UNKNOWN_MSR, u64::MAX);
+    eq!(asked_at(&g, true, UNKNOWN_MSR, AT), (UNKNOWN as u32, 0));
+    answer(&g, false, 0x1122_3344_5566_7788);
+    eq!(g.cpu.run(), Exit::Hlt, "{}", g.describe());
+    let r = g.cpu.regs();
+    eq!((r.rax, r.rdx, r.rip), (0x5566_7788, 0x1122_3344, AT + 3));
+    start(true, UNKNOWN_MSR, 0);
+    eq!(asked_at(&g, true, UNKNOWN_MSR, AT), (UNKNOWN as u32, 0));
+    answer(&g, true, 7);
+    gp("user space refuses");
+    for error in [false, true] {
+        start(false, UNKNOWN_MSR, 0xaaaa_bbbb_cccc_dddd);
+        eq!(
+            asked_at(&g, false, UNKNOWN_MSR, AT),
+            (UNKNOWN as u32, 0xaaaa_bbbb_cccc_dddd)
+        );
+        answer(&g, error, 0);
+        if error {
+            gp("user space refuses");
+        } else {
+            eq!(g.cpu.run(), Exit::Hlt, "{}", g.describe());
+            eq!(g.cpu.regs().rip, AT + 3);
+        }
+    }
+    // Another reason.
+    start(false, 0x277, 0xff);
+    gp("a value that is refused");
+    eq!(ask_for(&g.vm, INVAL | FILTER), Ok(0));
+    start(false, 0x277, 0xff);
+    eq!(asked_at(&g, false, 0x277, AT), (INVAL as u32, 0xff));
+    // immediate_exit finishes the instruction and goes no further.
+    answer(&g, false, 0);
+    g.cpu.set_immediate_exit(true);
+    check!(matches!(g.cpu.run(), Exit::Err(libc::EINTR, _)), "EINTR");
+    g.cpu.set_immediate_exit(false);
+    eq!(g.cpu.regs().rip, AT + 2);
+    eq!(g.cpu.run(), Exit::Hlt);
+    // Forbidden by the filter.
+    let bits = Map::anon(4096);
+    eq!(
+        set(&g.vm, 0, &[(READ | WRITE, LSTAR, 1, bits.addr())]),
+        Ok(0)
+    );
+    start(true, LSTAR, 0);
+    eq!(asked_at(&g, true, LSTAR, AT), (FILTER as u32, 0));
+    answer(&g, false, 0x77);
+    eq!(g.cpu.run(), Exit::Hlt);
+    eq!(g.cpu.regs().rax, 0x77);
+    start(false, LSTAR, 7);
+    eq!(asked_at(&g, false, LSTAR, AT), (FILTER as u32, 7));
+    answer(&g, false, 0);
+    eq!(g.cpu.run(), Exit::Hlt);
+    eq!(g.cpu.msr(LSTAR), Some(0), "nothing was written");
+    // What works is not asked about.
+    start(false, 0x277, 0x0006_0406_0007_0406);
+    eq!(g.cpu.run(), Exit::Hlt);
+    start(true, 0x277, 0);
+    eq!(g.cpu.run(), Exit::Hlt);
+    eq!(
+        (g.cpu.regs().rax, g.cpu.regs().rdx),
+        (0x0007_0406, 0x0006_0406)
+    );
 }
