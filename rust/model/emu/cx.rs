@@ -7,7 +7,7 @@ use super::insn::{Base, Insn, Kind};
 use super::job::{AccessAs, Need, Run, Shadow, Stop, Table};
 use super::log::{unpack, Cursor, Log};
 use super::table::Arg;
-use crate::model::event::{vector, Exception};
+use crate::model::event::vector;
 use crate::model::regs::{cr0, rflags, Context, CpuMode, Regs, Seg, Segment, RAX, RCX, RDX};
 
 /// One run of an instruction's code.
@@ -16,6 +16,8 @@ pub(super) struct Cx<'a> {
     pub(super) ctx: &'a Context,
     log: &'a Log,
     cursor: Cursor,
+    /// The question that ended the run, if that is why it ended.
+    pub(super) need: Option<Need>,
     pub(super) access_as: AccessAs,
     /// GDTR and LDTR, as soon as they were asked for.
     pub(super) gdt: Option<Segment>,
@@ -77,6 +79,7 @@ impl<'a> Cx<'a> {
             ctx,
             log,
             cursor: Cursor::default(),
+            need: None,
             access_as: AccessAs::Current,
             gdt: None,
             ldt: None,
@@ -115,33 +118,51 @@ impl<'a> Cx<'a> {
         }
     }
 
+    /// The stop for a question that the log does not answer.
+    #[cold]
+    fn missing(&mut self, need: Need) -> Stop {
+        self.need = Some(need);
+        Stop::NEED
+    }
+
     /// The answer to `need` as one word, or the stop that asks for it.
     pub(super) fn ask(&mut self, need: Need) -> Run<u64> {
-        let [word] = self.cursor.next(self.log).ok_or(Stop::Need(need))?;
-        Ok(word)
+        match self.cursor.next(self.log) {
+            Some([word]) => Ok(word),
+            None => Err(self.missing(need)),
+        }
     }
 
     /// As [`Self::ask`] where only the arrival of the answer counts.
     pub(super) fn tell(&mut self, need: Need) -> Run<()> {
-        let [] = self.cursor.next(self.log).ok_or(Stop::Need(need))?;
-        Ok(())
+        match self.cursor.next(self.log) {
+            Some([]) => Ok(()),
+            None => Err(self.missing(need)),
+        }
     }
 
     /// As [`Self::ask`] for a word that nothing but the very next question depends on.
     pub(super) fn ask_carried(&mut self, need: Need) -> Run<u64> {
-        self.cursor.next_carried(self.log).ok_or(Stop::Need(need))
+        match self.cursor.next_carried(self.log) {
+            Some(word) => Ok(word),
+            None => Err(self.missing(need)),
+        }
     }
 
     /// As [`Self::ask`] for an answer of four words.
     pub(super) fn ask_vector(&mut self, need: Need) -> Run<[u64; 4]> {
-        self.cursor.next(self.log).ok_or(Stop::Need(need))
+        match self.cursor.next(self.log) {
+            Some(words) => Ok(words),
+            None => Err(self.missing(need)),
+        }
     }
 
     /// A table register.
     pub(super) fn table(&mut self, table: Table) -> Run<Segment> {
-        let need = Need::ReadTable { table };
-        let words = self.cursor.next(self.log).ok_or(Stop::Need(need))?;
-        Ok(unpack(words))
+        match self.cursor.next(self.log) {
+            Some(words) => Ok(unpack(words)),
+            None => Err(self.missing(Need::ReadTable { table })),
+        }
     }
 
     /// Makes accesses with the rights of `who` while `body` runs.
@@ -158,16 +179,16 @@ impl<'a> Cx<'a> {
 
     /// A fault with error code zero, where the mode has error codes.
     pub(super) fn fault(&self, vector: u8) -> Stop {
-        Stop::Fault(if self.ctx.cr0 & cr0::PE != 0 {
-            Exception::with_error(vector, 0)
+        if self.ctx.cr0 & cr0::PE != 0 {
+            Stop::fault_with(vector, 0)
         } else {
-            Exception::new(vector)
-        })
+            Stop::fault(vector)
+        }
     }
 
     /// A fault whose error code names a selector.
     pub(super) const fn selector_fault(vector: u8, selector: u16) -> Stop {
-        Stop::Fault(Exception::with_error(vector, selector as u32 & 0xfffc))
+        Stop::fault_with(vector, selector as u32 & 0xfffc)
     }
 
     pub(super) fn gp(&self) -> Stop {
@@ -175,7 +196,7 @@ impl<'a> Cx<'a> {
     }
 
     pub(super) const fn ud() -> Stop {
-        Stop::Fault(Exception::undefined())
+        Stop::fault(vector::UD)
     }
 
     /// Protected mode (with long mode), not virtual-8086 mode, as the instruction began.
@@ -325,7 +346,7 @@ impl<'a> Cx<'a> {
             && self.regs.rflags & rflags::AC != 0
             && matches!(size, 2 | 4 | 8);
         if checked && at & u64::from(size).wrapping_sub(1) != 0 {
-            return Err(Stop::Fault(Exception::with_error(vector::AC, 0)));
+            return Err(Stop::fault_with(vector::AC, 0));
         }
         Ok(())
     }
@@ -489,7 +510,7 @@ impl<'a> Cx<'a> {
             Arg::Ib | Arg::Is | Arg::Iw | Arg::Iz | Arg::Iv => Ok(self.insn.imm),
             _ => match self.register(arg) {
                 Some(n) => Ok(self.reg(n, size)),
-                None => Err(Stop::Unhandled),
+                None => Err(Stop::UNHANDLED),
             },
         }
     }
@@ -503,7 +524,7 @@ impl<'a> Cx<'a> {
         }
         match self.register(arg) {
             Some(n) => self.set_reg(n, size, value),
-            None => return Err(Stop::Unhandled),
+            None => return Err(Stop::UNHANDLED),
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::job::{Run, Stop};
 use super::misc::offered;
 use super::run::unhandled;
 use super::table::Arg;
-use crate::model::event::{vector, Exception};
+use crate::model::event::vector;
 use crate::model::regs::rflags::{AF, CF, OF, PF, SF, ZF};
 use crate::model::regs::{has, Seg, RAX, RBX, RDX};
 
@@ -74,7 +74,7 @@ pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg, c: Arg) -> Run<()
 }
 
 const fn divide_error() -> Stop {
-    Stop::Fault(Exception::new(vector::DE))
+    Stop::fault(vector::DE)
 }
 
 fn set_flags(cx: &mut Cx<'_>, which: u64, with: u64) {
@@ -245,7 +245,7 @@ fn bound(cx: &mut Cx<'_>, a: Arg) -> Run<()> {
     if inside {
         Ok(())
     } else {
-        Err(Stop::Fault(Exception::new(vector::BR)))
+        Err(Stop::fault(vector::BR))
     }
 }
 

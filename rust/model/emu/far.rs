@@ -6,7 +6,7 @@ use super::alu;
 use super::cx::{to_page_end, Cx};
 use super::desc::{is_null, null, system, Descriptor, Found};
 use super::insn::Kind;
-use super::job::{AccessAs, Run, Stop, Table, TaskReason, TaskSwitch};
+use super::job::{AccessAs, Run, Stop, Table, TaskReason};
 use super::seg::{accessed, far_pointer, present, real_segment, stack_segment};
 use super::stack::Stack;
 use crate::model::event::vector;
@@ -336,7 +336,7 @@ fn task(cx: &mut Cx<'_>, call: bool, found: &Found, selector: u16, gate: bool) -
         TaskReason::Jmp
     };
     let selector = if gate { found.desc.target() } else { selector };
-    Err(Stop::TaskSwitch(TaskSwitch { selector, reason }))
+    Err(Stop::task_switch(selector, reason))
 }
 
 fn ret(cx: &mut Cx<'_>) -> Run<()> {

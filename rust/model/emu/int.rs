@@ -7,10 +7,10 @@ use super::cx::Cx;
 use super::desc::{null, system, Descriptor};
 use super::far::{inner_stack, outer_stack, outward, set_stack, Code};
 use super::insn::Kind;
-use super::job::{AccessAs, Run, Stop, Table, TaskReason, TaskSwitch};
+use super::job::{AccessAs, Run, Stop, Table, TaskReason};
 use super::seg::{real_segment, vm86_segment};
 use super::stack::Stack;
-use crate::model::event::{vector, Exception};
+use crate::model::event::vector;
 use crate::model::regs::rflags::{AC, DF, ID, IF, IOPL, NT, RF, TF, VIF, VIP, VM};
 use crate::model::regs::{cr4, Seg, RSP};
 
@@ -44,7 +44,7 @@ fn interrupt(cx: &mut Cx<'_>, vector: u8, n: bool) -> Run<()> {
     let idt = cx.table(Table::Idt)?;
     let offset = u64::from(vector) << 2;
     if offset.wrapping_add(3) > u64::from(idt.limit) {
-        return Err(Stop::Fault(Exception::new(vector::GP)));
+        return Err(Stop::fault(vector::GP));
     }
     let at = cx.system_address(idt.base, offset);
     let entry = cx.read_system(at, 4)?;
@@ -122,7 +122,7 @@ fn gate(cx: &mut Cx<'_>, vector: u8) -> Run<Gate> {
     let offset = u64::from(vector).wrapping_shl(shift);
     // The IDT bit of the error code.
     let error = (u32::from(vector) << 3) | 2;
-    let fault = |v| Stop::Fault(Exception::with_error(v, error));
+    let fault = |v| Stop::fault_with(v, error);
     let idt = cx.table(Table::Idt)?;
     let last = offset.wrapping_add(if long { 15 } else { 7 });
     if last > u64::from(idt.limit) {
@@ -146,7 +146,7 @@ fn gate(cx: &mut Cx<'_>, vector: u8) -> Run<Gate> {
     }
     if size == 0 {
         let (selector, reason) = (desc.target(), TaskReason::Gate);
-        return Err(Stop::TaskSwitch(TaskSwitch { selector, reason }));
+        return Err(Stop::task_switch(selector, reason));
     }
     let mut offset = desc.offset() & alu::mask(size);
     if long {
@@ -364,5 +364,5 @@ fn back_to_task(cx: &mut Cx<'_>) -> Run<()> {
     let at = cx.system_address(tss.base, 0);
     let selector = cx.read_system(at, 2)? as u16;
     let reason = TaskReason::Iret;
-    Err(Stop::TaskSwitch(TaskSwitch { selector, reason }))
+    Err(Stop::task_switch(selector, reason))
 }

@@ -14,25 +14,10 @@ use super::insn::{Insn, Kind};
 use super::log::{Log, Words};
 pub use super::need::{AccessAs, Answer, Done, Need, Shadow, Table, TaskReason, TaskSwitch};
 use super::run;
+use super::stop::Why;
+pub(super) use super::stop::{Run, Stop};
 use super::task::Order;
-use crate::model::event::Exception;
 use crate::model::regs::{rflags, Context, CpuMode, Regs};
-
-/// Why the instruction's code stopped early.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Stop {
-    /// An answer is missing.
-    Need(Need),
-    /// It faults.
-    Fault(Exception),
-    /// The instruction switches to another task.
-    TaskSwitch(TaskSwitch),
-    /// Not implemented.
-    Unhandled,
-}
-
-/// What the instruction's code returns.
-pub(super) type Run<T> = Result<T, Stop>;
 
 /// How the instruction's code ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,21 +210,23 @@ impl Job {
                     let end = cx.end();
                     self.next_phase(&end);
                 }
-                Err(Stop::Need(need)) => {
-                    let (access_as, carried) = (cx.access_as, cx.carried());
-                    self.last = cx.is_last(&need);
-                    self.asked = Words::of(&need);
-                    self.access_as = access_as;
-                    self.log.carry(carried);
-                    return need;
-                }
-                Err(Stop::Fault(exception)) => return self.end(Need::Fault(exception)),
-                Err(Stop::TaskSwitch(switch)) => {
-                    self.regs = cx.regs;
-                    self.regs.rip = self.insn.next_rip(self.regs.rip);
-                    return self.end(Need::TaskSwitch(switch));
-                }
-                Err(Stop::Unhandled) => return self.end(Need::Unhandled),
+                Err(stop) => match (stop.why(), cx.need) {
+                    (Why::Need, Some(need)) => {
+                        let (access_as, carried) = (cx.access_as, cx.carried());
+                        self.last = cx.is_last(&need);
+                        self.asked = Words::of(&need);
+                        self.access_as = access_as;
+                        self.log.carry(carried);
+                        return need;
+                    }
+                    (Why::Fault(exception), _) => return self.end(Need::Fault(exception)),
+                    (Why::TaskSwitch(switch), _) => {
+                        self.regs = cx.regs;
+                        self.regs.rip = self.insn.next_rip(self.regs.rip);
+                        return self.end(Need::TaskSwitch(switch));
+                    }
+                    (Why::Unhandled | Why::Need, _) => return self.end(Need::Unhandled),
+                },
             }
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Jobs, instruction by instruction.
 use super::*;
-use crate::model::event::vector;
+use crate::model::event::{vector, Exception};
 use crate::model::regs::{cr0, Attr, CpuMode, Seg, Segment, RAX, RBX, RCX, RDI, RDX, RSI, RSP};
 use machine::{flat, start, Machine, BASE, MMIO};
 use std::vec;

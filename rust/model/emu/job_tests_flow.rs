@@ -5,7 +5,7 @@ use super::machine::{flat, start, Machine, BASE, MMIO};
 use super::{long, DONE};
 use crate::model::emu::decode::tests::Rng;
 use crate::model::emu::insn::Kind;
-use crate::model::event::vector;
+use crate::model::event::{vector, Exception};
 use crate::model::regs::{cr0, CpuMode, Seg, RAX, RBP, RBX, RCX, RDI, RDX, RSP};
 
 /// Runs code in `mode` with flat segments.

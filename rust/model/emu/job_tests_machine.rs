@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A small machine of memory and ports to run jobs on.
 use super::super::*;
+use crate::model::event::Exception;
 use crate::model::regs::{cr0, cr4, efer, has, Attr, CpuMode, Seg, Segment};
 use std::vec::Vec;
 

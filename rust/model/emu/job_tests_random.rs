@@ -4,6 +4,7 @@ use super::super::*;
 use super::machine::flat;
 use crate::model::emu::decode::tests::{random_bytes, Rng};
 use crate::model::emu::insn::{Kind, Map};
+use crate::model::event::Exception;
 use crate::model::regs::{Attr, CpuMode, Seg};
 use iced_x86::{
     Code, Decoder, DecoderOptions, InstructionInfo, InstructionInfoFactory, OpAccess, Register,

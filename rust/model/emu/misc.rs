@@ -8,7 +8,7 @@ use super::job::{Need, Run, Stop, Table};
 use super::run::unhandled;
 use super::seg::user_prevention;
 use super::table::Arg;
-use crate::model::event::{vector, Exception};
+use crate::model::event::vector;
 use crate::model::regs::rflags::AC;
 use crate::model::regs::{cr0, cr4, has, Seg, Segment, RAX, RBX, RCX, RDX};
 
@@ -216,7 +216,7 @@ fn fpu(cx: &mut Cx<'_>, kind: Kind, a: Arg) -> Run<()> {
         cx.ctx.cr0 & (cr0::EM | cr0::TS) != 0
     };
     if off {
-        return Err(Stop::Fault(Exception::new(vector::NM)));
+        return Err(Stop::fault(vector::NM));
     }
     match kind {
         // An x87 exception that waits is raised when the guest goes on.

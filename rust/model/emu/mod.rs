@@ -22,6 +22,7 @@ pub mod need;
 mod run;
 mod seg;
 mod stack;
+mod stop;
 mod string;
 mod syscall;
 mod system;

@@ -303,6 +303,18 @@ pub enum TaskReason {
     Gate = 3,
 }
 
+impl TaskReason {
+    /// The reason with this number.
+    pub(super) const fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Call,
+            1 => Self::Iret,
+            2 => Self::Jmp,
+            _ => Self::Gate,
+        }
+    }
+}
+
 /// A task switch, the checks of the instruction itself passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TaskSwitch {

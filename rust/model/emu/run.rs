@@ -245,5 +245,5 @@ fn join(half: u8, low: u64, high: u64) -> u128 {
 
 /// For instructions that the emulator knows by name only.
 pub(super) const fn unhandled<T>() -> Run<T> {
-    Err(Stop::Unhandled)
+    Err(Stop::UNHANDLED)
 }

@@ -285,11 +285,11 @@ fn look(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {
         let upper = cx.upper_half(&found, selector);
         match upper {
             Ok(upper) if (upper >> 40) & 0x1f == 0 => {}
-            Ok(_) | Err(super::job::Stop::Fault(_)) => {
+            Err(stop) if !stop.is_fault() => return Err(stop),
+            _ => {
                 set_zero(cx, false);
                 return Ok(());
             }
-            Err(stop) => return Err(stop),
         }
     }
     set_zero(cx, true);

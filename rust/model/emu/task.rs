@@ -61,7 +61,7 @@ const fn layout(kind: u8) -> Layout {
 }
 
 pub(super) fn run(cx: &mut Cx<'_>) -> Run<Flow> {
-    let order = cx.insn.task_order().ok_or(Stop::Unhandled)?;
+    let order = cx.insn.task_order().ok_or(Stop::UNHANDLED)?;
     match cx.phase {
         0 => save(cx, order).map(|()| Flow::Phase),
         1 => restore(cx, order).map(|()| Flow::Phase),

@@ -7,7 +7,7 @@ use super::insn::{Encoding, Kind};
 use super::job::{Need, Run, Stop};
 use super::run::unhandled;
 use super::table::Arg;
-use crate::model::event::{vector, Exception};
+use crate::model::event::vector;
 use crate::model::regs::{cr0, cr4};
 
 pub(super) fn run(cx: &mut Cx<'_>) -> Run<()> {
@@ -62,7 +62,7 @@ fn available(cx: &Cx<'_>, vex: bool) -> Run<()> {
         return Err(Cx::ud());
     }
     if cr0_now & cr0::TS != 0 {
-        return Err(Stop::Fault(Exception::new(vector::NM)));
+        return Err(Stop::fault(vector::NM));
     }
     Ok(())
 }
