@@ -8,7 +8,8 @@
 use core::ffi::c_void;
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Full, Release};
+
+use crate::sys::cpu::Word;
 
 use super::storage::{Cell64, Graveyard, TablePool, Tables};
 use super::{TablePa, ENTRIES};
@@ -24,23 +25,27 @@ unsafe extern "C" {
 
 /// An entry in a table page.
 #[repr(transparent)]
-pub(crate) struct PageCell(Atomic<u64>);
+pub(crate) struct PageCell(Word);
 
 // SAFETY: an atomic integer, for which all bits zero is a value.
 unsafe impl pin_init::Zeroable for PageCell {}
 
 impl Cell64 for PageCell {
+    #[inline(always)]
     fn load(&self) -> u64 {
-        self.0.load(Acquire)
+        self.0.get()
     }
+    #[inline(always)]
     fn store(&self, value: u64) {
-        self.0.store(value, Release);
+        self.0.set(value);
     }
+    #[inline(always)]
     fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
-        self.0.cmpxchg(old, new, Full)
+        self.0.compare_exchange(old, new)
     }
+    #[inline(always)]
     fn swap(&self, value: u64) -> u64 {
-        self.0.xchg(value, Full)
+        self.0.exchange(value)
     }
     #[cfg(lodge_ledger)]
     fn moment(&self) -> u64 {
@@ -54,6 +59,7 @@ pub(crate) struct PageTables;
 
 impl Tables for PageTables {
     type Cell = PageCell;
+    #[inline]
     fn cell(&self, table: TablePa, index: usize) -> Option<&PageCell> {
         if index >= ENTRIES {
             return None;
@@ -87,6 +93,7 @@ impl TableCache {
     }
 
     /// Fills the cache with what a fault can need. ENOMEM. Task context, may sleep.
+    #[inline]
     pub(crate) fn fill(&mut self) -> Result {
         while let Some(slot) = self.pages.get_mut(self.len) {
             *slot = lodge_table_alloc();

@@ -45,6 +45,7 @@ impl Slot {
     }
 
     /// The user address of `gfn`; `None` if the slot does not hold it.
+    #[inline]
     pub const fn hva_of(&self, gfn: Gfn) -> Option<Hva> {
         if !self.contains(gfn) {
             return None;
@@ -74,6 +75,7 @@ impl Slot {
 
     /// The largest leaf for `gfn` that follows a host mapping of level `host`, lies in the slot as a whole, and for which guest and
     /// user addresses are aligned alike. Where writes are logged, page by page.
+    #[inline]
     pub const fn leaf_level(&self, gfn: Gfn, host: Level) -> Level {
         if self.dirty_log {
             return Level::L4K;
@@ -110,11 +112,13 @@ impl Slot {
 }
 
 /// The slot that holds `gfn`. Logarithmic.
+#[inline]
 pub fn find(slots: &[Slot], gfn: Gfn) -> Option<&Slot> {
     slots.get(index_of(slots, gfn)?)
 }
 
 /// The index of the slot that holds `gfn`. Logarithmic.
+#[inline]
 pub fn index_of(slots: &[Slot], gfn: Gfn) -> Option<usize> {
     let after = slots.partition_point(|slot| slot.base_gfn <= gfn);
     let index = after.checked_sub(1)?;

@@ -267,9 +267,11 @@ impl<P: PteFormat> Tdp<P> {
 }
 
 /// The entry for `gfn` in a table, or the bug that there is none.
+#[inline]
 fn cell<T: Tables>(tables: &T, table: TablePa, level: Level, gfn: Gfn) -> Result<&T::Cell, Bug> {
-    let missing = unreadable(level, table.get());
-    tables.cell(table, level.index(gfn)).ok_or(missing)
+    tables
+        .cell(table, level.index(gfn))
+        .ok_or_else(|| unreadable(level, table.get()))
 }
 
 #[cfg(test)]

@@ -263,6 +263,7 @@ impl Level {
     }
 
     /// The pages that the entry for `gfn` spans.
+    #[inline]
     pub const fn span(self, gfn: Gfn) -> GfnRange {
         GfnRange::new(gfn.align_down(self), self.pages())
     }

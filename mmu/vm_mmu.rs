@@ -7,7 +7,7 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 
-use crate::sys::cpu::Word;
+use crate::sys::cpu::{Flag, Word};
 use crate::sys::mm::{self, MmWatch, RwSpinLock, WriteGuard};
 use crate::sys::params;
 use crate::sys::srcu_cell::SrcuCell;
@@ -61,6 +61,7 @@ impl SlotSet {
     }
 
     /// The slot that holds `gfn`, and its log.
+    #[inline]
     pub(super) fn find(&self, gfn: Gfn) -> Option<(&Slot, Option<&DirtyLog>)> {
         let index = slots::index_of(&self.slots, gfn)?;
         let log = self.logs.get(index).and_then(Option::as_deref);
@@ -139,7 +140,7 @@ pub(super) struct Core<P: PteFormat, F: RemoteFlush> {
     leaves: [Atomic<i64>; 3],
     tables: Atomic<i64>,
     /// A change of the tables was refused: the VM must not run on.
-    pub(super) broken: Atomic<bool>,
+    pub(super) broken: Flag,
     ledger: VmLedger,
     pub(super) flush: Arc<F>,
     limits: Limits,
@@ -183,7 +184,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
                 generation: Word::new(),
                 leaves: [const { Atomic::new(0) }; 3],
                 tables: Atomic::new(0),
-                broken: Atomic::new(false),
+                broken: Flag::new(false),
                 ledger: VmLedger::new(),
                 flush,
                 limits,
@@ -195,6 +196,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
     }
 
     /// Adds a change of the counts. Its flush is paid.
+    #[inline]
     pub(super) fn count(&self, change: &Counts) {
         self.ledger.publish(change);
         for (total, n) in self.leaves.iter().zip(change.leaves) {
@@ -210,8 +212,8 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
     /// Notes a refused change: the VM is dead from now on.
     pub(super) fn note(&self, bug: Option<Bug>) {
         let Some(bug) = bug else { return };
-        if !self.broken.load(Relaxed) {
-            self.broken.store(true, Relaxed);
+        if !self.broken.get() {
+            self.broken.set(true);
             pr_err!(
                 "second-stage entry {:#x} at level {} must not become {:#x}\n",
                 bug.old,
@@ -401,7 +403,7 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
 
     /// Whether the tables are known to be inconsistent: the VM must not run.
     pub(crate) fn is_broken(&self) -> bool {
-        self.core.broken.load(Relaxed)
+        self.core.broken.get()
     }
 }
 

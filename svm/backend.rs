@@ -182,8 +182,6 @@ impl Backend for Svm {
                 resident.load_tsc_aux(preempt);
             }
             resident.host_saved.set(true);
-        } else if insn::ldt_in_use(irq) {
-            host_save.save(preempt);
         }
         let Some(mut asids) = shared.asids.get(irq) else {
             return code::INVALID;
@@ -268,32 +266,16 @@ impl Backend for Svm {
         super::handle::handle(cx, exit)
     }
 
+    #[inline]
     fn vectoring(hw: &mut Hw, switch: &Switch, exit: &u64) -> Option<Vectoring> {
         if *exit != code::IRET {
             hw.finish_iret(switch.regs.rip);
         }
         let info = hw.vmcb().exit_int_info();
-        if matches!(*exit, code::INVALID | code::SHUTDOWN) || info & event::VALID == 0 {
+        if info & event::VALID == 0 || matches!(*exit, code::INVALID | code::SHUTDOWN) {
             return None;
         }
-        let vector = (info & event::VECTOR) as u8;
-        let kind = Kind::from_code((info >> 8 & 7) as u8)?;
-        match kind {
-            Kind::Nmi => Self::set_nmi_masked(hw, false),
-            // Raised by an instruction, which is executed again: RIP points to it.
-            Kind::Software => return None,
-            Kind::Hardware if matches!(vector, exception::BP | exception::OF) && !hw.soft => {
-                return None
-            }
-            _ => {}
-        }
-        let error = (info & event::ERROR != 0).then_some((info >> 32) as u32);
-        Some(Vectoring {
-            kind,
-            vector,
-            error,
-            insn_len: 0,
-        })
+        delivered(hw, info)
     }
 
     fn fetched_insn(hw: &mut Hw) -> Option<([u8; MAX_INSN], usize)> {
@@ -598,4 +580,27 @@ impl Backend for Svm {
         let step = on && (hw.iret_rip.is_some() || !hw.nmi_masked);
         hw.stepping = step;
     }
+}
+
+/// The event whose delivery an exit cut short, as the control block tells it in `info`.
+#[cold]
+fn delivered(hw: &mut Hw, info: u64) -> Option<Vectoring> {
+    let vector = (info & event::VECTOR) as u8;
+    let kind = Kind::from_code((info >> 8 & 7) as u8)?;
+    match kind {
+        Kind::Nmi => Svm::set_nmi_masked(hw, false),
+        // Raised by an instruction, which is executed again: RIP points to it.
+        Kind::Software => return None,
+        Kind::Hardware if matches!(vector, exception::BP | exception::OF) && !hw.soft => {
+            return None
+        }
+        _ => {}
+    }
+    let error = (info & event::ERROR != 0).then_some((info >> 32) as u32);
+    Some(Vectoring {
+        kind,
+        vector,
+        error,
+        insn_len: 0,
+    })
 }

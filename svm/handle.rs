@@ -34,20 +34,30 @@ pub(super) fn handle(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
             Svm::set_irq_window(&mut cx.state.hw, false);
             Ok(Flow::Resume)
         }
-        code::MSR => {
-            let write = cx.state.hw.vmcb().exit_info1() & 1 != 0;
-            if write {
-                after(cx, Kind::Wrmsr, msr::wrmsr)
-            } else {
-                after(cx, Kind::Rdmsr, msr::rdmsr)
-            }
-        }
-        code::CPUID => after(cx, Kind::Cpuid, cpuid::execute),
+        code::MSR => msr(cx),
+        code::CPUID => cpuid(cx),
         code::HLT => after(cx, Kind::Hlt, |cx, len| Ok(cx.halt(len))),
         _ => rare(cx, exit),
     }
 }
 
+// Not inlined, so that an exit saves only the registers that it needs itself.
+
+#[inline(never)]
+fn cpuid(cx: &mut Cx<'_>) -> Result<Flow> {
+    after(cx, Kind::Cpuid, cpuid::execute)
+}
+
+#[inline(never)]
+fn msr(cx: &mut Cx<'_>) -> Result<Flow> {
+    if cx.state.hw.vmcb().exit_info1() & 1 != 0 {
+        after(cx, Kind::Wrmsr, msr::wrmsr)
+    } else {
+        after(cx, Kind::Rdmsr, msr::rdmsr)
+    }
+}
+
+#[inline(never)]
 fn rare(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
     match exit {
         code::READ_CR0..=code::WRITE_DR15 => register_access(cx, exit),
@@ -161,30 +171,41 @@ fn task_switch(cx: &mut Cx<'_>) -> Result<Flow> {
     cx.task_switch(TaskSwitch { selector, reason }, error)
 }
 
-/// Runs `then` with the length of the intercepted instruction: from the CPU where it tells, else by decoding. What is found at
-/// RIP must be the instruction that was intercepted: another CPU may have changed it, and then it is executed anew.
+/// Runs `then` with the length of the intercepted instruction.
+#[inline(always)]
 fn after(
     cx: &mut Cx<'_>,
     kind: Kind,
     then: impl FnOnce(&mut Cx<'_>, u8) -> Result<Flow>,
 ) -> Result<Flow> {
+    match length(cx, kind) {
+        Ok(len) => then(cx, len),
+        Err(flow) => Ok(flow),
+    }
+}
+
+/// The length of the intercepted instruction: from the CPU where it tells, else by decoding. What is found at RIP must be the
+/// instruction that was intercepted: another CPU may have changed it, and then it is executed anew. The error is what comes instead.
+#[inline(never)]
+fn length(cx: &mut Cx<'_>, kind: Kind) -> Result<u8, Flow> {
     let (rip, nrip_save) = (cx.state.switch.regs.rip, cx.state.hw.features.nrip_save);
     let next = cx.state.hw.vmcb().next_rip();
     if nrip_save && next != 0 {
-        return then(cx, next.wrapping_sub(rip) as u8 & 0xf);
+        return Ok(next.wrapping_sub(rip) as u8 & 0xf);
     }
     match cx.identify() {
-        Ok((found, len)) if found == kind => then(cx, len),
-        Ok(_) => Ok(Flow::Resume),
+        Ok((found, len)) if found == kind => Ok(len),
+        Ok(_) => Err(Flow::Resume),
         Err(Some(e)) => {
             cx.raise(e);
-            Ok(Flow::Resume)
+            Err(Flow::Resume)
         }
-        Err(None) => Ok(cx.emulation_failed(&[])),
+        Err(None) => Err(cx.emulation_failed(&[])),
     }
 }
 
 /// Nested page fault.
+#[inline(never)]
 fn npf(cx: &mut Cx<'_>) -> Result<Flow> {
     let v = cx.state.hw.vmcb();
     let (info1, info2) = (v.exit_info1(), v.exit_info2());
@@ -197,6 +218,7 @@ fn npf(cx: &mut Cx<'_>) -> Result<Flow> {
 }
 
 /// Port I/O. String forms need the emulator: their operands are in memory.
+#[inline(never)]
 fn io(cx: &mut Cx<'_>) -> Result<Flow> {
     cx.count(Stat::IoExits);
     let (rip, v) = (cx.state.switch.regs.rip, cx.state.hw.vmcb());

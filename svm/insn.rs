@@ -33,7 +33,8 @@ impl VmcbPage {
     /// place: nested paging on a root that lives, permission maps, the intercepts of `vmcb::intercept::ALWAYS`.
     /// False: it did not run, since a reboot has turned SVM off.
     pub(crate) fn run(&mut self, switch: &mut Switch, host_save: &HostSave, _irq: &IrqOff) -> bool {
-        // SAFETY: interrupts are off, the host's state was saved on this CPU; the block is ours alone.
+        // SAFETY: interrupts are off, in a task with user memory (KVM_RUN); the host's state was saved on this CPU, and is saved anew if
+        // another thread may replace the LDT; the block is ours alone.
         unsafe { ffi::lodge_svm_enter(switch, self.0.phys(), host_save.vmload.phys()) }
     }
 }
@@ -76,12 +77,6 @@ impl HostSave {
 pub(crate) fn vcpu_barrier(_preempt: &PreemptOff) {
     // SAFETY: preemption is off.
     unsafe { ffi::lodge_vcpu_barrier() };
-}
-
-/// Does what [`HostSave::save`] saved hold for one entry only, since another thread may replace the LDT?
-pub(crate) fn ldt_in_use(_irq: &IrqOff) -> bool {
-    // SAFETY: interrupts are off, in a task with user memory (KVM_RUN).
-    unsafe { ffi::lodge_svm_ldt_in_use() }
 }
 
 /// Hands a machine check that ended the guest's run to the host.

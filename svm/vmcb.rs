@@ -31,6 +31,7 @@ pub struct VmcbSeg {
 
 impl VmcbSeg {
     /// As the model's type.
+    #[inline]
     pub const fn get(self) -> Segment {
         Segment {
             base: self.base,
@@ -41,6 +42,7 @@ impl VmcbSeg {
     }
 
     /// From the model's type.
+    #[inline]
     pub const fn from(s: Segment) -> Self {
         Self {
             selector: s.selector,

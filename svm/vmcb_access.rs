@@ -242,6 +242,7 @@ impl Vmcb {
     }
 
     /// Sets a segment register.
+    #[inline]
     pub fn set_segment(&mut self, seg: Seg, value: VmcbSeg) {
         let [es, cs, ss, ds, fs, gs] = &mut self.save.segs;
         let (register, part) = match seg {

@@ -43,6 +43,7 @@ impl Effects {
         }
     }
 
+    #[inline]
     pub(super) fn apply(&mut self, verdict: Verdict, level: Level, span: GfnRange) {
         if verdict.flush {
             self.flush.owe(span);
@@ -76,6 +77,7 @@ pub(super) struct Verdict {
 }
 
 /// Tells what an entry is.
+#[inline]
 pub(super) fn kind<P: PteFormat>(pte: u64, level: Level) -> Kind {
     if pte == 0 {
         Kind::Empty
@@ -91,6 +93,7 @@ pub(super) fn kind<P: PteFormat>(pte: u64, level: Level) -> Kind {
 }
 
 /// Judges a change: the arrows of "Life of an entry", and nothing else.
+#[inline]
 pub(super) fn judge<P: PteFormat>(
     config: P::Config,
     level: Level,

@@ -6,7 +6,7 @@
 //! is entered after each change of the clock, of the vCPU's time-stamp counter or of the page's place.
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
+use kernel::sync::atomic::{Atomic, Relaxed};
 
 use crate::hv::backend::Backend;
 use crate::hv::user;
@@ -15,7 +15,7 @@ use crate::hv::vm::Vm;
 use crate::mmu::Gpa;
 use crate::model::msr;
 use crate::model::pvclock::{self, flag, Scale, TimeInfo};
-use crate::sys::cpu::{self, Now};
+use crate::sys::cpu::{self, Now, Word};
 use crate::uapi::{self, kvm_clock_data};
 
 /// KVM_CAP_ADJUST_CLOCK: the flags of `struct kvm_clock_data`.
@@ -27,7 +27,7 @@ pub(crate) struct VmClock {
     /// What it is ahead of the host's time, modulo 2^64.
     offset: Atomic<u64>,
     /// Counts the changes of `offset`, so that vCPUs notice them.
-    changes: Atomic<u32>,
+    changes: Word,
     /// The rate of the time-stamp counters of vCPUs to come.
     pub(crate) tsc_khz: Atomic<u32>,
 }
@@ -37,7 +37,7 @@ impl VmClock {
     pub(crate) fn new() -> Self {
         Self {
             offset: Atomic::new(0u64.wrapping_sub(Now::read().host)),
-            changes: Atomic::new(0),
+            changes: Word::new(),
             tsc_khz: Atomic::new(cpu::tsc_khz()),
         }
     }
@@ -51,7 +51,7 @@ impl VmClock {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct VcpuClock {
     /// [`VmClock`]'s `changes` at the last writing of the page.
-    seen: u32,
+    seen: u64,
     /// The page has to be written.
     stale: bool,
     /// The page is to say that the guest was stopped.
@@ -92,7 +92,7 @@ pub(crate) fn set<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<isize> {
     }
     vm.clock.offset.store(clock.wrapping_sub(now.host), Relaxed);
     // The new offset is seen by whoever sees the change.
-    vm.clock.changes.fetch_add(1, Full);
+    vm.clock.changes.count_change();
     Ok(0)
 }
 
@@ -107,7 +107,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Writes the vCPU's page if it is out of date. Before each entry; sleeps.
     pub(crate) fn refresh_clock(&mut self) {
-        let changes = self.vm.clock.changes.load(Acquire);
+        let changes = self.vm.clock.changes.get();
         let c = &mut self.state.clock;
         if !c.stale && c.seen == changes {
             return;

@@ -54,6 +54,7 @@ fn shown<B: Backend>(cx: &Loaded<'_, B>) -> Shown {
 }
 
 /// Brings the bits up to date that follow registers.
+#[inline]
 fn refresh<B: Backend>(cx: &mut Loaded<'_, B>) -> Result {
     if cx.state.cpuid_dirty {
         let now = shown(cx);

@@ -183,6 +183,7 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     /// Ends the run with KVM_EXIT_DEBUG if a #DB asks for it.
+    #[inline]
     pub(crate) fn debug_exit(&mut self) -> bool {
         let Some(dr6) = self.state.debug.stop.take() else {
             return false;

@@ -40,6 +40,7 @@ pub(crate) type Fetches = Table<Key, Insn>;
 pub(crate) type NoInsn = (Fetched, DecodeError);
 
 impl<B: Backend> Loaded<'_, B> {
+    #[inline]
     fn fetch_key(&mut self) -> Key {
         let cs = B::segment(&mut self.state.hw, Seg::Cs);
         let (c, regs) = (&self.state.controls, &self.state.switch.regs);
@@ -68,13 +69,24 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     /// What the instruction at RIP is, and its length. The fault is what the guest gets for it, or None when it cannot be read.
+    #[inline(always)]
     pub(crate) fn identify(&mut self) -> Result<(Kind, u8), Option<Exception>> {
         let key = self.fetch_key();
         let generation = self.vm.mmu.slots_generation();
         if let Some(insn) = self.state.fetches.find(key.hash(), &key, generation) {
             return Ok((insn.kind(), insn.len));
         }
-        match self.fetch_anew(&key, generation) {
+        self.identify_anew(&key, generation)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn identify_anew(
+        &mut self,
+        key: &Key,
+        generation: u64,
+    ) -> Result<(Kind, u8), Option<Exception>> {
+        match self.fetch_anew(key, generation) {
             Ok(insn) => Ok((insn.kind(), insn.len)),
             Err((fetched, e)) => Err(fetched.fault(e)),
         }

@@ -112,10 +112,12 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Puts one value into the PIO data page.
     pub(crate) fn set_port_value(&self, value: u32, size: u8) {
-        let bytes = value.to_le_bytes();
-        self.run
-            .pages
-            .write(PIO_OFFSET, bytes.get(..usize::from(size)).unwrap_or(&bytes));
+        let pages = &self.run.pages;
+        match size {
+            1 => pages.set(PIO_OFFSET, value as u8),
+            2 => pages.set(PIO_OFFSET, value as u16),
+            _ => pages.set(PIO_OFFSET, value),
+        }
     }
 
     /// Takes one value from the PIO data page.
@@ -125,11 +127,12 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Takes the value at `offset` of the run mapping, in the PIO data page.
     pub(crate) fn port_value_at(&self, offset: usize, size: u8) -> u64 {
-        let mut bytes = [0u8; 4];
-        if let Some(part) = bytes.get_mut(..usize::from(size)) {
-            self.run.pages.read(offset, part);
+        let pages = &self.run.pages;
+        match size {
+            1 => pages.get::<u8>(offset).into(),
+            2 => pages.get::<u16>(offset).into(),
+            _ => pages.get::<u32>(offset).into(),
         }
-        u32::from_le_bytes(bytes).into()
     }
 
     /// Finishes what the last return to user space left open.

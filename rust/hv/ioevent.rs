@@ -2,10 +2,10 @@
 //! KVM_IOEVENTFD: writes of the guest that signal an eventfd, without a return to user space.
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Release};
 use kernel::sync::{new_mutex, Arc, Mutex};
 
 use crate::model::ioevent::{self, Bus, IoEvent};
+use crate::sys::cpu::Flag;
 use crate::sys::eventfd::EventFd;
 use crate::sys::srcu_cell::SrcuCell;
 use crate::uapi::kvm_ioeventfd;
@@ -57,8 +57,9 @@ impl Set {
 pub(crate) struct IoEvents {
     #[pin]
     set: SrcuCell<Set>,
-    /// There are any: without, a write costs this look only.
-    any: Atomic<bool>,
+    /// There are any on this bus: without, a write costs this look only.
+    memory: Flag,
+    ports: Flag,
     /// Held while the set is being changed.
     #[pin]
     changing: Mutex<()>,
@@ -70,7 +71,8 @@ impl IoEvents {
         let empty = KBox::new(Set::empty(), GFP_KERNEL_ACCOUNT)?;
         Ok(try_pin_init!(Self {
             set <- SrcuCell::new(empty),
-            any: Atomic::new(false),
+            memory: Flag::new(false),
+            ports: Flag::new(false),
             changing <- new_mutex!((), "lodge_ioevents"),
         }))
     }
@@ -79,10 +81,17 @@ impl IoEvents {
     ///
     /// # Context
     /// Task context, the vCPU loaded; does not sleep.
+    #[inline]
     pub(crate) fn write(&self, bus: Bus, addr: u64, len: u8, value: u64) -> bool {
-        if !self.any.load(Acquire) {
-            return false;
-        }
+        let any = match bus {
+            Bus::Port => &self.ports,
+            _ => &self.memory,
+        };
+        any.get() && self.find_and_signal(bus, addr, len, value)
+    }
+
+    #[inline(never)]
+    fn find_and_signal(&self, bus: Bus, addr: u64, len: u8, value: u64) -> bool {
         let set = self.set.read();
         let target = ioevent::find(&set.events, bus, addr, len, value)
             .and_then(|at| set.targets.get(at))
@@ -115,9 +124,7 @@ impl IoEvents {
             let at = ioevent::place(&set.events, event.key());
             set.copy(at, Some((event, target)), at)?
         };
-        self.set.replace(KBox::new(set, GFP_KERNEL_ACCOUNT)?);
-        self.any.store(true, Release);
-        Ok(())
+        self.publish(set)
     }
 
     fn remove(&self, event: &IoEvent, fd: i32) -> Result {
@@ -131,9 +138,16 @@ impl IoEvents {
                 .ok_or(ENOENT)?;
             set.copy(at, None, at.saturating_add(1))?
         };
-        let any = !set.events.is_empty();
+        self.publish(set)
+    }
+
+    /// Every write from now on looks into `set`. With `changing` held.
+    fn publish(&self, set: Set) -> Result {
+        let on = |bus| set.events.iter().any(|e| e.bus == bus);
+        let (memory, ports) = (on(Bus::Memory), on(Bus::Port));
         self.set.replace(KBox::new(set, GFP_KERNEL_ACCOUNT)?);
-        self.any.store(any, Release);
+        self.memory.set(memory);
+        self.ports.set(ports);
         Ok(())
     }
 }

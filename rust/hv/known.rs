@@ -59,6 +59,7 @@ impl Basis {
     }
 
     /// Whether all of it is as it was. Never, if it depends on no word.
+    #[inline]
     fn holds(&self, generation: u64) -> bool {
         let words = self.words.get(..self.count).unwrap_or(&[]);
         self.generation == generation && mm::words_are(words)
@@ -100,6 +101,7 @@ impl<K: Copy + PartialEq, V: Copy> Table<K, V> {
     }
 
     /// The answer, if it still holds.
+    #[inline]
     pub(crate) fn find(&self, hash: u64, key: &K, generation: u64) -> Option<&V> {
         let known = self.0.get(hash as usize % PLACES)?.as_ref()?;
         (known.key == *key && known.basis.holds(generation)).then_some(&known.value)

@@ -3,7 +3,6 @@
 //! answers in the place of a #GP (KVM_CAP_X86_USER_SPACE_MSR).
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Full};
 use kernel::sync::{new_mutex, Mutex};
 
 use crate::hv::backend::{Backend, Flow};
@@ -14,6 +13,7 @@ use crate::hv::vm::Vm;
 use crate::model::msr::{BadMsr, Who};
 use crate::model::msr_filter::{access, allowed, bitmap_bytes, Range, MAX_RANGES};
 use crate::model::regs::{RAX, RDX};
+use crate::sys::cpu::Word;
 use crate::uapi;
 use crate::uapi::pod::MsrFilterArg;
 
@@ -52,19 +52,19 @@ pub(crate) struct MsrFilter {
     #[pin]
     filter: Mutex<Option<Filter>>,
     /// Counts the filters, so that vCPUs notice a new one. 0: there has been none.
-    changes: Atomic<u32>,
+    changes: Word,
 }
 
 impl MsrFilter {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             filter <- new_mutex!(None, "lodge_msr_filter"),
-            changes: Atomic::new(0),
+            changes: Word::new(),
         })
     }
 
     fn allows(&self, index: u32, access: u32) -> bool {
-        self.changes.load(Acquire) == 0
+        self.changes.get() == 0
             || self
                 .filter
                 .lock()
@@ -101,7 +101,7 @@ pub(crate) fn set<B: Backend>(vm: &Vm<B>, given: &MsrFilterArg) -> Result<isize>
         .replace(Filter { default, ranges });
     drop(old);
     // A vCPU that sees the change at its next entry exits for every register from then on.
-    vm.msr_filter.changes.fetch_add(1, Full);
+    vm.msr_filter.changes.count_change();
     vm.kicks.drive_out();
     Ok(0)
 }
@@ -117,7 +117,7 @@ fn reason(e: BadMsr) -> u32 {
 impl<B: Backend> Loaded<'_, B> {
     /// Before each entry: with a filter, every access exits.
     pub(crate) fn refresh_msr_exits(&mut self) {
-        let changes = self.vm.msr_filter.changes.load(Acquire);
+        let changes = self.vm.msr_filter.changes.get();
         if self.state.filters_seen != changes {
             self.state.filters_seen = changes;
             B::set_msr_exits(&mut self.state.hw, true);

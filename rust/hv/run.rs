@@ -53,17 +53,8 @@ fn run<B: Backend>(cx: &mut Loaded<'_, B>) -> Result {
         if enter(cx)? == Flow::User || cx.debug_exit() {
             return Ok(());
         }
-        if cx.run.wants_irq_window() && cx.ready_for_interrupt() {
-            cx.run.set_reason(uapi::KVM_EXIT_IRQ_WINDOW_OPEN);
-            cx.count(Stat::RequestIrqExits);
+        if cx.irq_window_is_open() {
             return Ok(());
-        }
-        if cpu::guest_work_pending() {
-            if let Err(e) = cpu::guest_work() {
-                cx.run.set_reason(uapi::KVM_EXIT_INTR);
-                cx.count(Stat::SignalExits);
-                return Err(e);
-            }
         }
     }
 }
@@ -96,7 +87,7 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
         cx.shared.presence.leave();
         drop(irq);
         B::cancel_injection(&mut cx.state.hw);
-        return Ok(Flow::Resume);
+        return cx.work();
     }
     if exit_at_once {
         irq.kick_self();
@@ -139,6 +130,31 @@ impl<B: Backend> Loaded<'_, B> {
     /// Counts one.
     pub(crate) fn count(&self, stat: Stat) {
         self.shared.stats.count(stat);
+    }
+
+    /// User space waits for the moment at which an interrupt can be injected, and it is now.
+    #[inline]
+    fn irq_window_is_open(&mut self) -> bool {
+        let open = self.run.wants_irq_window() && self.ready_for_interrupt();
+        if open {
+            self.run.set_reason(uapi::KVM_EXIT_IRQ_WINDOW_OPEN);
+            self.count(Stat::RequestIrqExits);
+        }
+        open
+    }
+
+    /// Does the work that waited for this thread when it was about to enter the guest: EINTR when it is a signal.
+    #[cold]
+    fn work(&mut self) -> Result<Flow> {
+        if self.irq_window_is_open() {
+            return Ok(Flow::User);
+        }
+        if let Err(e) = cpu::guest_work() {
+            self.run.set_reason(uapi::KVM_EXIT_INTR);
+            self.count(Stat::SignalExits);
+            return Err(e);
+        }
+        Ok(Flow::Resume)
     }
 
     /// What each return to user space tells.

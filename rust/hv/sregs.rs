@@ -30,6 +30,7 @@ fn segment_to(s: Segment) -> kvm_segment {
     }
 }
 
+#[inline]
 fn segment_from(s: &kvm_segment) -> Segment {
     let attr = Attr::new(
         s.type_,

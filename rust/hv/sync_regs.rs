@@ -59,21 +59,28 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     /// At the end of KVM_RUN: leaves the sets that user space wants to see.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn leave_registers(&mut self) {
         let wanted = self.run.valid_regs();
+        if wanted != 0 {
+            self.leave_sets(wanted);
+        }
+    }
+
+    #[inline(never)]
+    fn leave_sets(&mut self, wanted: u64) {
         let has = |set| wanted & u64::from(set) != 0;
         if has(uapi::KVM_SYNC_X86_REGS) {
             let regs = self.get_regs();
-            self.run.sync().set_regs(regs);
+            self.run.sync().set_regs(&regs);
         }
         if has(uapi::KVM_SYNC_X86_SREGS) {
             let sregs = self.get_sregs();
-            self.run.sync().set_sregs(sregs);
+            self.run.sync().set_sregs(&sregs);
         }
         if has(uapi::KVM_SYNC_X86_EVENTS) {
             let events = self.vcpu_events();
-            self.run.sync().set_events(events);
+            self.run.sync().set_events(&events);
         }
     }
 }

@@ -6,6 +6,7 @@ use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
 
 /// Copies the structure at `arg` in. EFAULT for a bad pointer.
+#[inline]
 pub(crate) fn get<T: FromBytes>(arg: usize) -> Result<T> {
     UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>())
         .reader()
@@ -47,8 +48,23 @@ pub(crate) fn put_slice<T: AsBytes>(arg: usize, values: &[T]) -> Result {
 
 /// Copies `len` bytes at `arg` in. The caller bounds `len`.
 pub(crate) fn get_bytes(arg: usize, len: usize) -> Result<KVVec<u8>> {
-    let mut bytes = KVVec::new();
-    UserSlice::new(UserPtr::from_addr(arg), len).read_all(&mut bytes, GFP_KERNEL_ACCOUNT)?;
+    let mut bytes = zeroed(len)?;
+    UserSlice::new(UserPtr::from_addr(arg), len)
+        .reader()
+        .read_slice(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// `len` bytes of zero. (The kernel crate's own ways to fill a vector have bounds checks that can panic.)
+pub(crate) fn zeroed(len: usize) -> Result<KVVec<u8>> {
+    static ZEROES: [u8; 512] = [0; 512];
+    let mut bytes = KVVec::with_capacity(len, GFP_KERNEL_ACCOUNT)?;
+    let mut left = len;
+    while left > 0 {
+        let some = ZEROES.get(..left).unwrap_or(&ZEROES);
+        bytes.extend_from_slice(some, GFP_KERNEL_ACCOUNT)?;
+        left = left.saturating_sub(some.len());
+    }
     Ok(bytes)
 }
 

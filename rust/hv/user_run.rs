@@ -200,8 +200,8 @@ impl SyncRegs<'_> {
     }
 
     /// Sets them.
-    pub(crate) fn set_regs(&self, regs: kvm_regs) {
-        self.0.pages.set(SYNC_REGS, regs);
+    pub(crate) fn set_regs(&self, regs: &kvm_regs) {
+        self.0.pages.set_all(SYNC_REGS, regs);
     }
 
     /// Special registers.
@@ -210,8 +210,8 @@ impl SyncRegs<'_> {
     }
 
     /// Sets them.
-    pub(crate) fn set_sregs(&self, sregs: kvm_sregs) {
-        self.0.pages.set(SYNC_SREGS, sregs);
+    pub(crate) fn set_sregs(&self, sregs: &kvm_sregs) {
+        self.0.pages.set_all(SYNC_SREGS, sregs);
     }
 
     /// Events.
@@ -220,7 +220,7 @@ impl SyncRegs<'_> {
     }
 
     /// Sets them.
-    pub(crate) fn set_events(&self, events: kvm_vcpu_events) {
-        self.0.pages.set(SYNC_EVENTS, events);
+    pub(crate) fn set_events(&self, events: &kvm_vcpu_events) {
+        self.0.pages.set_all(SYNC_EVENTS, events);
     }
 }

@@ -77,7 +77,7 @@ pub(crate) struct VcpuState<B: Backend> {
     pub(crate) tsc: Tsc,
     pub(crate) clock: VcpuClock,
     /// The changes of the VM's MSR filter that are in effect.
-    pub(crate) filters_seen: u32,
+    pub(crate) filters_seen: u64,
     pub(crate) cache: TableCache,
     /// The guest ran: its CPUID can no longer be changed.
     pub(crate) has_run: bool,
@@ -248,6 +248,7 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     /// The guest executes 64-bit code.
+    #[inline]
     pub(crate) fn is_64bit(&mut self) -> bool {
         self.state.controls.efer & efer::LMA != 0
             && B::segment(&mut self.state.hw, Seg::Cs).attr.l()
@@ -268,6 +269,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Moves RIP over an instruction of `len` bytes that was emulated, and ends the interrupt shadow. A guest that
     /// single-steps gets its #DB.
+    #[inline]
     pub(crate) fn skip(&mut self, len: u8) {
         if self.state.switch.regs.rflags & rflags::TF != 0 {
             self.raise(Exception::debug(dr6::BS));
@@ -282,6 +284,7 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     /// RIP as a linear address.
+    #[inline]
     pub(crate) fn linear_rip(&mut self) -> u64 {
         let rip = self.state.switch.regs.rip;
         if self.is_64bit() {
@@ -332,27 +335,30 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn update_switch(&mut self) {
         use crate::model::cr::{cr4, xcr0};
         let c = &self.state.controls;
-        let host = cpu::host_xcr0();
+        let sw = &mut self.state.switch;
         let mut flags = 0;
-        if c.cr4 & cr4::OSXSAVE != 0 && c.xcr0 != host {
-            flags |= switch::XCR0;
+        // What the host has is asked for only where it matters: each answer is a call.
+        if c.cr4 & cr4::OSXSAVE != 0 {
+            sw.host_xcr0 = cpu::host_xcr0();
+            if c.xcr0 != sw.host_xcr0 {
+                flags |= switch::XCR0;
+            }
+            if self.state.features.reaches_host_xss() {
+                sw.host_xss = cpu::host_xss();
+                if sw.host_xss != 0 {
+                    flags |= switch::XSS;
+                }
+            }
         }
-        if cpu::has_pku() && (c.cr4 & cr4::PKE != 0 || c.xcr0 & xcr0::PKRU != 0) {
+        if (c.cr4 & cr4::PKE != 0 || c.xcr0 & xcr0::PKRU != 0) && cpu::has_pku() {
             flags |= switch::PKRU;
         }
         let (dr, d7) = self.state.debug.breakpoints().unwrap_or((c.dr, c.dr7));
         if d7 & dr7::ENABLES != 0 {
             flags |= switch::DR;
         }
-        let host_xss = cpu::host_xss();
-        if self.state.features.reaches_host_xss() && c.cr4 & cr4::OSXSAVE != 0 && host_xss != 0 {
-            flags |= switch::XSS;
-        }
-        let sw = &mut self.state.switch;
-        sw.host_xss = host_xss;
         sw.flags = flags;
         sw.xcr0 = c.xcr0;
-        sw.host_xcr0 = host;
         sw.dr = dr;
         // What the hardware tells of a #DB that is for the debugger is to be of that #DB alone.
         let d6 = if self.state.debug.on() {

@@ -6,7 +6,6 @@
 //! does with interrupts off may take it.
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 
 use crate::hv::backend::Backend;
@@ -20,7 +19,7 @@ use crate::mmu::step::Step;
 use crate::mmu::vm_ledger;
 use crate::mmu::vm_mmu::Mmu;
 use crate::model::kick::{self, Presence};
-use crate::sys::cpu::{self, Flag};
+use crate::sys::cpu::{self, Flag, Word};
 use crate::sys::stats::Shown;
 
 /// The part of a vCPU that any thread may look at.
@@ -30,7 +29,7 @@ pub(crate) struct VcpuShared {
     /// What it counts.
     pub(crate) stats: Stats,
     /// Where it is, and what it owes before it runs on.
-    pub(crate) presence: Presence<Flag, Atomic<u32>>,
+    pub(crate) presence: Presence<Flag, Word>,
 }
 
 impl VcpuShared {
@@ -38,7 +37,7 @@ impl VcpuShared {
         Self {
             id,
             stats: Stats::new(),
-            presence: Presence::new(Flag::new(false), Flag::new(false), Atomic::new(0)),
+            presence: Presence::new(Flag::new(false), Flag::new(false), Word::new()),
         }
     }
 }
@@ -58,14 +57,14 @@ impl kick::Flag for Flag {
     }
 }
 
-impl kick::Number for Atomic<u32> {
+impl kick::Number for Word {
     #[inline(always)]
     fn load(&self) -> u32 {
-        Atomic::load(self, Relaxed)
+        self.get() as u32
     }
     #[inline(always)]
     fn store(&self, value: u32) {
-        Atomic::store(self, value, Relaxed);
+        self.set(value.into());
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) fn size() -> u32 {
 }
 
 fn save<B: Backend>(cx: &Loaded<'_, B>, len: usize, arg: usize) -> Result {
-    let mut image = KVVec::from_elem(0u8, len, GFP_KERNEL_ACCOUNT)?;
+    let mut image = user::zeroed(len)?;
     let xcr0 = cx.state.features.limits().xcr0;
     cx.state.fpu.save(&mut image, xcr0, cx.state.switch.pkru);
     user::put_bytes(arg, &image)

@@ -350,6 +350,7 @@ impl EventQueue {
     ///
     /// INT1 is not put back: RIP still points to it, and it is executed again. A backend that cannot inject an INT n or
     /// INT3 (SVM without the next RIP) passes `None` for it, for the same reason.
+    #[inline]
     pub fn complete(&mut self, was: Option<Vectoring>) {
         self.exception = None;
         self.interrupt = None;

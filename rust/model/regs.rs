@@ -229,6 +229,7 @@ impl Attr {
 
     /// Puts the fields together; each is cut to its width.
     #[allow(clippy::too_many_arguments)] // A descriptor has these fields.
+    #[inline]
     pub const fn new(
         kind: u8,
         s: bool,
@@ -268,6 +269,7 @@ impl Attr {
 
     /// From the attribute field of a VMCB segment (a descriptor's bits with the limit's squeezed out).
     /// A segment that is not present counts as unusable.
+    #[inline]
     pub const fn from_svm(attrib: u16) -> Self {
         let bits = attrib & 0xff | ((attrib & 0xf00) << 4);
         Self(if attrib & 0x80 == 0 {
@@ -278,6 +280,7 @@ impl Attr {
     }
 
     /// As the attribute field of a VMCB segment; an unusable segment becomes one that is not present.
+    #[inline]
     pub const fn to_svm(self) -> u16 {
         let bits = self.0 & 0xff | (self.0 >> 4) & 0xf00;
         if self.unusable() {
@@ -288,6 +291,7 @@ impl Attr {
     }
 
     /// The same attributes, marked unusable or usable.
+    #[inline]
     pub const fn with_unusable(self, unusable: bool) -> Self {
         Self(if unusable {
             self.0 | Self::UNUSABLE
@@ -297,11 +301,13 @@ impl Attr {
     }
 
     /// The same attributes with the granularity bit set or clear.
+    #[inline]
     pub const fn with_g(self, g: bool) -> Self {
         Self(self.0 & !(1 << 15) | ((g as u16) << 15))
     }
 
     /// The same attributes with these type bits set.
+    #[inline]
     pub const fn with_kind_bits(self, bits: u8) -> Self {
         Self(self.0 | (bits & 15) as u16)
     }
@@ -312,6 +318,7 @@ impl Attr {
     }
 
     /// The same attributes with another privilege level.
+    #[inline]
     pub const fn with_dpl(self, dpl: u8) -> Self {
         Self(self.0 & !(3 << 5) | (((dpl & 3) as u16) << 5))
     }

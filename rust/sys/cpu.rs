@@ -22,6 +22,14 @@ impl PreemptOff {
         Self(PhantomData)
     }
 
+    /// For a caller of C code that has turned preemption off and leaves it so.
+    ///
+    /// # Safety
+    /// Preemption is off, once for this value.
+    pub(crate) unsafe fn adopt() -> Self {
+        Self(PhantomData)
+    }
+
     /// For code that the kernel calls with preemption off.
     ///
     /// # Safety
@@ -71,7 +79,7 @@ impl IrqOff {
         self.cpu
     }
 
-    /// Last look before guest mode, at the tick (NO_HZ_FULL) and then at the work of [`guest_work_pending`]: is there any?
+    /// Last look before guest mode, at the tick (NO_HZ_FULL) and then for work of [`guest_work`]: is there any?
     pub(crate) fn prepare_guest(&self) -> bool {
         // SAFETY: interrupts are off.
         unsafe { ffi::lodge_guest_prepare() }
@@ -144,7 +152,7 @@ impl Flag {
     }
 }
 
-/// A number that one thread at a time changes and others read, accessed as a [`Flag`] is.
+/// A number that threads share, accessed as a [`Flag`] is.
 #[repr(transparent)]
 pub(crate) struct Word(UnsafeCell<u64>);
 
@@ -155,6 +163,11 @@ impl Word {
     /// Zero.
     pub(crate) const fn new() -> Self {
         Self(UnsafeCell::new(0))
+    }
+
+    /// This number.
+    pub(crate) const fn with(value: u64) -> Self {
+        Self(UnsafeCell::new(value))
     }
 
     /// Sets it (release).
@@ -177,6 +190,41 @@ impl Word {
         value
     }
 
+    /// Sets it and gives the old value, with a full barrier.
+    #[inline(always)]
+    pub(crate) fn exchange(&self, value: u64) -> u64 {
+        let mut value = value;
+        // SAFETY: an exchange with a word of ours; XCHG with memory is locked.
+        unsafe {
+            asm!("xchg qword ptr [{p}], {v}", v = inout(reg) value, p = in(reg) self.0.get(), options(nostack, preserves_flags));
+        }
+        value
+    }
+
+    /// Sets it if it is `old`, with a full barrier; the error is what it is instead.
+    #[inline(always)]
+    pub(crate) fn compare_exchange(&self, old: u64, new: u64) -> Result<u64, u64> {
+        let found: u64;
+        // SAFETY: a locked instruction on a word of ours.
+        unsafe {
+            asm!("lock cmpxchg qword ptr [{p}], {n}", n = in(reg) new, p = in(reg) self.0.get(), inout("rax") old => found, options(nostack));
+        }
+        if found == old {
+            Ok(found)
+        } else {
+            Err(found)
+        }
+    }
+
+    /// Adds one, with a full barrier, whatever other threads do: for counting changes that others look for.
+    #[inline(always)]
+    pub(crate) fn count_change(&self) {
+        // SAFETY: an addition to a word of ours; LOCK makes it one step and a barrier.
+        unsafe {
+            asm!("lock add qword ptr [{p}], 1", p = in(reg) self.0.get(), options(nostack));
+        }
+    }
+
     /// Adds one (release). Two threads that do this at once may advance by one only.
     #[inline(always)]
     pub(crate) fn advance(&self) {
@@ -187,12 +235,13 @@ impl Word {
     }
 }
 
-/// Is there work (signal, reschedule, task work) that must be done before entering a guest?
+/// Is there work that [`guest_work`] would do?
+#[cfg(lodge_ledger)]
 pub(crate) fn guest_work_pending() -> bool {
     ffi::lodge_guest_work_pending()
 }
 
-/// Does that work; may sleep. EINTR when a signal waits.
+/// Does the work that must be done before a guest is entered (signals, reschedule, task work); may sleep. EINTR when a signal waits.
 pub(crate) fn guest_work() -> Result {
     // SAFETY: called from KVM_RUN in task context with interrupts on.
     kernel::error::to_result(unsafe { ffi::lodge_guest_work() })

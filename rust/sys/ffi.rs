@@ -49,18 +49,18 @@ unsafe extern "C" {
     pub(crate) fn lodge_virt_enable(intel: bool, ops: *const CpuOps) -> c_int;
     pub(crate) fn lodge_virt_disable();
     pub(crate) safe fn lodge_virt_rebooting() -> bool;
-    pub(crate) fn lodge_sched_init(
+    pub(crate) fn lodge_sched_begin(
         sched: *mut c_void,
         context: *const c_void,
         sched_in: unsafe extern "C" fn(*mut c_void),
         sched_out: unsafe extern "C" fn(*mut c_void),
     );
-    pub(crate) fn lodge_sched_register(sched: *mut c_void);
-    pub(crate) fn lodge_sched_unregister(sched: *mut c_void);
+    pub(crate) fn lodge_sched_end(sched: *mut c_void);
     pub(crate) fn lodge_sched_module(load: bool);
     pub(crate) fn lodge_kick_note(cpu: u32);
     pub(crate) fn lodge_kick_noted();
     pub(crate) fn lodge_guest_prepare() -> bool;
+    #[cfg(lodge_ledger)]
     pub(crate) safe fn lodge_guest_work_pending() -> bool;
     pub(crate) fn lodge_guest_work() -> c_int;
     pub(crate) fn lodge_sigmask_enter(mask: u64);
@@ -99,7 +99,6 @@ unsafe extern "C" {
     pub(crate) fn lodge_misc_deregister();
     pub(crate) fn lodge_svm_enter(sw: *mut Switch, vmcb_pa: u64, host_save_pa: u64) -> bool;
     pub(crate) fn lodge_svm_vmsave(pa: u64);
-    pub(crate) fn lodge_svm_ldt_in_use() -> bool;
     pub(crate) fn lodge_machine_check();
     pub(crate) safe fn lodge_svm_host_mce() -> u64;
     pub(crate) fn lodge_get_page(page: *mut c_void);

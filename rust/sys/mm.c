@@ -171,7 +171,8 @@ static void fill(struct lodge_host_page *out, unsigned long pfn, struct page *pa
 		.pfn = pfn,
 		.page = page,
 		.writable = writable,
-		.ram = pfn_is_ram(pfn),
+		/* An ordinary page says it itself. */
+		.ram = (page && !PageReserved(page)) || pfn_is_ram(pfn),
 	};
 }
 

@@ -228,6 +228,7 @@ pub(crate) enum HostPageError {
 impl HostPage {
     /// Finds the page at `hva` of the current mm, for writing or reading, faulting it in. With `may_write`, a page found for reading
     /// is writable too where that costs nothing. Task context, may sleep.
+    #[inline]
     pub(crate) fn get(hva: u64, write: bool, may_write: bool) -> Result<Self, HostPageError> {
         let mut raw = RawHostPage {
             pfn: 0,

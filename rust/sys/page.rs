@@ -13,9 +13,11 @@ use crate::sys::ffi;
 /// `1 << ORDER` zeroed, contiguous pages, charged to the current task's memory cgroup.
 ///
 /// # Invariants
-/// `address` is the start of such an allocation, owned by this value.
+/// `address` is the start of such an allocation, owned by this value, and `phys` is its physical address.
 pub(crate) struct Pages<const ORDER: u32> {
     address: NonNull<u8>,
+    /// Kept, since each entry into a guest needs two of them.
+    phys: u64,
 }
 
 // SAFETY: plain memory owned by the value.
@@ -32,16 +34,16 @@ impl<const ORDER: u32> Pages<ORDER> {
         let gfp = bindings::GFP_KERNEL_ACCOUNT | bindings::__GFP_ZERO;
         // SAFETY: no preconditions.
         let address = unsafe { bindings::get_free_pages_noprof(gfp, ORDER) } as *mut u8;
+        let address = NonNull::new(address).ok_or(ENOMEM)?;
+        // SAFETY: the address is in the direct map.
+        let phys = unsafe { ffi::lodge_virt_to_phys(address.as_ptr()) };
         // INVARIANT: just allocated.
-        Ok(Self {
-            address: NonNull::new(address).ok_or(ENOMEM)?,
-        })
+        Ok(Self { address, phys })
     }
 
     /// The physical address.
     pub(crate) fn phys(&self) -> u64 {
-        // SAFETY: the address is in the direct map.
-        unsafe { ffi::lodge_virt_to_phys(self.address.as_ptr()) }
+        self.phys
     }
 
     /// The kernel's address.

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The pages that a vCPU shares with user space: `struct kvm_run`, the PIO data, the coalesced ring.
 //!
-//! Unsafe because: user space writes to them at any time, so each access is one volatile copy of a plain value
+//! Unsafe because: user space writes to them at any time, so each access is one copy of a plain value
 //! and nothing may be borrowed from them.
+
+use core::arch::asm;
+use core::mem::{align_of, size_of};
 
 use kernel::prelude::*;
 use kernel::transmute::{AsBytes, FromBytes};
@@ -34,6 +37,7 @@ impl RunPages {
         self.pages.get(offset)
     }
 
+    #[inline(always)]
     fn at(&self, offset: usize, len: usize) -> Option<*mut u8> {
         let page = self.pages.get(offset / 4096)?;
         let within = offset % 4096;
@@ -45,51 +49,78 @@ impl RunPages {
     }
 
     /// Copies a value out of the mapping. Zero for an offset outside, which would be our own mistake.
+    #[inline]
     pub(crate) fn get<T: FromBytes + Default + Copy>(&self, offset: usize) -> T {
-        match self.at(offset, core::mem::size_of::<T>()) {
-            // SAFETY: inside the page; any bytes are a valid `T`; alignment is not assumed by the packed copy.
-            Some(p) => unsafe { core::ptr::read_volatile(p.cast::<Packed<T>>()).0 },
-            None => T::default(),
+        let mut value = T::default();
+        if let Some(p) = self.at(offset, size_of::<T>()) {
+            if is_word::<T>(offset) {
+                // SAFETY: inside the page, and aligned, as the page is; any bytes are a valid `T`.
+                return unsafe { p.cast::<T>().read_volatile() };
+            }
+            // SAFETY: inside the page, and `value` is as long; any bytes are a valid `T`.
+            unsafe { copy(p, (&raw mut value).cast(), size_of::<T>()) };
         }
+        value
     }
 
     /// Copies a value into the mapping.
+    #[inline]
     pub(crate) fn set<T: AsBytes + Copy>(&self, offset: usize, value: T) {
-        if let Some(p) = self.at(offset, core::mem::size_of::<T>()) {
+        if !is_word::<T>(offset) {
+            self.set_all(offset, &value);
+        } else if let Some(p) = self.at(offset, size_of::<T>()) {
+            // SAFETY: inside the page, and aligned, as the page is; `T` has no padding, so no stale kernel byte goes out.
+            unsafe { p.cast::<T>().write_volatile(value) };
+        }
+    }
+
+    /// Copies a larger value into the mapping.
+    #[inline]
+    pub(crate) fn set_all<T: AsBytes>(&self, offset: usize, value: &T) {
+        if let Some(p) = self.at(offset, size_of::<T>()) {
             // SAFETY: inside the page; `T` has no padding, so no stale kernel byte goes out.
-            unsafe { core::ptr::write_volatile(p.cast::<Packed<T>>(), Packed(value)) };
+            unsafe { copy(core::ptr::from_ref(value).cast(), p, size_of::<T>()) };
         }
     }
 
     /// Copies bytes in.
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
-        let mut at = offset;
-        let mut words = bytes.chunks_exact(8);
-        for word in &mut words {
-            self.set::<[u8; 8]>(at, word.try_into().unwrap_or_default());
-            at = at.wrapping_add(8);
-        }
-        for b in words.remainder() {
-            self.set(at, *b);
-            at = at.wrapping_add(1);
+        if let Some(p) = self.at(offset, bytes.len()) {
+            // SAFETY: inside the page.
+            unsafe { copy(bytes.as_ptr(), p, bytes.len()) };
         }
     }
 
     /// Copies bytes out.
     pub(crate) fn read(&self, offset: usize, bytes: &mut [u8]) {
-        let mut at = offset;
-        let mut words = bytes.chunks_exact_mut(8);
-        for word in &mut words {
-            word.copy_from_slice(&self.get::<[u8; 8]>(at));
-            at = at.wrapping_add(8);
-        }
-        for b in words.into_remainder() {
-            *b = self.get(at);
-            at = at.wrapping_add(1);
+        if let Some(p) = self.at(offset, bytes.len()) {
+            // SAFETY: inside the page.
+            unsafe { copy(p, bytes.as_mut_ptr(), bytes.len()) };
         }
     }
 }
 
-#[repr(C, packed)]
-#[derive(Clone, Copy)]
-struct Packed<T>(T);
+/// Is a `T` at this offset moved by one instruction?
+const fn is_word<T>(offset: usize) -> bool {
+    size_of::<T>() <= 8 && offset % align_of::<T>() == 0
+}
+
+/// Copies between the pages and memory of ours, in assembly since the compiler must not think that it knows what is in the pages.
+///
+/// # Safety
+/// `len` bytes at `from` can be read and at `to` written, and they do not overlap.
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: by the contract; the direction flag is clear.
+    unsafe {
+        asm!(
+            "rep movsq",
+            "mov ecx, {rest:e}",
+            "rep movsb",
+            rest = in(reg) len % 8,
+            inout("rcx") len / 8 => _,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}

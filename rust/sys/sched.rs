@@ -72,24 +72,24 @@ impl Notifier {
         }
         let raw = self.raw.get().cast::<c_void>();
         {
-            let preempt = PreemptOff::new();
-            // SAFETY: `raw` is pinned storage of the size that the shim checks, used by this task alone.
-            unsafe {
-                ffi::lodge_sched_init(
+            // SAFETY: `raw` is pinned storage of the size that the shim checks, used by this task alone. It turns preemption off.
+            let preempt = unsafe {
+                ffi::lodge_sched_begin(
                     raw,
                     core::ptr::from_ref(hooks).cast(),
                     on_in::<H>,
                     on_out::<H>,
                 );
-                ffi::lodge_sched_register(raw);
-            }
+                PreemptOff::adopt()
+            };
             hooks.sched_in(&preempt);
         }
         let result = body(lock);
         let preempt = PreemptOff::new();
         hooks.sched_out(&preempt);
-        // SAFETY: registered above by this task.
-        unsafe { ffi::lodge_sched_unregister(raw) };
+        core::mem::forget(preempt);
+        // SAFETY: registered above by this task; it turns preemption on again in the place of `preempt`.
+        unsafe { ffi::lodge_sched_end(raw) };
         result
     }
 }

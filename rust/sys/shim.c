@@ -224,18 +224,25 @@ static void sched_out(struct preempt_notifier *pn, struct task_struct *next)
 
 static struct preempt_ops sched_ops = { .sched_in = sched_in, .sched_out = sched_out };
 
-void lodge_sched_init(struct lodge_sched *s, void *context, void (*in)(void *), void (*out)(void *))
+/* Leaves preemption off. The notifier belongs to the current task until lodge_sched_end(). */
+void lodge_sched_begin(struct lodge_sched *s, void *context, void (*in)(void *), void (*out)(void *))
 {
 	BUILD_BUG_ON(sizeof(*s) > LODGE_SCHED_SIZE);
+	preempt_disable();
 	preempt_notifier_init(&s->notifier, &sched_ops);
 	s->context = context;
 	s->in = in;
 	s->out = out;
+	preempt_notifier_register(&s->notifier);
 }
 
-/* Preemption off; the notifier belongs to the current task until it is unregistered. */
-void lodge_sched_register(struct lodge_sched *s) { preempt_notifier_register(&s->notifier); }
-void lodge_sched_unregister(struct lodge_sched *s) { preempt_notifier_unregister(&s->notifier); }
+/* Preemption is off, and on afterwards. */
+void lodge_sched_end(struct lodge_sched *s)
+{
+	preempt_notifier_unregister(&s->notifier);
+	preempt_enable();
+}
+
 void lodge_sched_module(bool load)
 {
 	if (load)
@@ -271,7 +278,9 @@ bool lodge_guest_prepare(void)
 	return __xfer_to_guest_mode_work_pending();
 }
 
+#ifdef LODGE_LEDGER
 bool lodge_guest_work_pending(void) { return __xfer_to_guest_mode_work_pending(); }
+#endif
 /* Interrupts on, may sleep: reschedules, delivers task work. -EINTR when a signal is pending. */
 int lodge_guest_work(void) { return xfer_to_guest_mode_handle_work(); }
 void lodge_cond_resched(void) { cond_resched(); }

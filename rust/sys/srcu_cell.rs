@@ -3,12 +3,14 @@
 //!
 //! Unsafe because: the pointer's target is kept alive by SRCU, which the compiler cannot see.
 
+use core::marker::PhantomData;
 use core::ops::Deref;
+use core::ptr::with_exposed_provenance_mut;
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Full};
 
 use crate::sys::compat::{new_srcu, Guard, Srcu};
+use crate::sys::cpu::Word;
 
 /// A published `T`. Readers may sleep.
 ///
@@ -19,7 +21,8 @@ use crate::sys::compat::{new_srcu, Guard, Srcu};
 pub(crate) struct SrcuCell<T> {
     #[pin]
     srcu: Srcu,
-    current: Atomic<*mut T>,
+    current: Word,
+    owns: PhantomData<T>,
 }
 
 // SAFETY: the cell owns the `T`.
@@ -27,22 +30,28 @@ unsafe impl<T: Send + Sync> Send for SrcuCell<T> {}
 // SAFETY: readers share the `T`, and the last user drops it.
 unsafe impl<T: Send + Sync> Sync for SrcuCell<T> {}
 
+/// The address of the value in a box that is given up.
+fn address<T>(value: KBox<T>) -> u64 {
+    KBox::into_raw(value).expose_provenance() as u64
+}
+
 impl<T> SrcuCell<T> {
     /// Publishes a first value.
     pub(crate) fn new(value: KBox<T>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             srcu <- new_srcu(),
             // INVARIANT: just boxed.
-            current: Atomic::new(KBox::into_raw(value)),
+            current: Word::with(address(value)),
+            owns: PhantomData,
         })
     }
 
     /// The value at this moment, kept as long as the guard is. Any context; the holder may sleep if its context allows.
+    #[inline]
     pub(crate) fn read(&self) -> SrcuRead<'_, T> {
         let guard = self.srcu.read_lock();
-        let value = self.current.load(Acquire);
         SrcuRead {
-            value,
+            value: with_exposed_provenance_mut(self.current.get() as usize),
             _guard: guard,
         }
     }
@@ -58,7 +67,7 @@ impl<T> SrcuCell<T> {
         // INVARIANT: `old` was taken out by this call alone.
         Replaced {
             cell: self,
-            old: self.current.xchg(KBox::into_raw(value), Full),
+            old: with_exposed_provenance_mut(self.current.exchange(address(value)) as usize),
         }
     }
 }
@@ -92,7 +101,9 @@ impl<T> Drop for Replaced<'_, T> {
 impl<T> PinnedDrop for SrcuCell<T> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: guards borrow the cell, so there is no reader; the box is owned by the cell.
-        drop(unsafe { KBox::from_raw(self.current.load(Acquire)) });
+        drop(unsafe {
+            KBox::from_raw(with_exposed_provenance_mut::<T>(self.current.get() as usize))
+        });
     }
 }
 

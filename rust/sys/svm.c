@@ -30,29 +30,6 @@ static noinstr void svm_window(struct lodge_switch *sw, u64 vmcb_pa, u64 host_sa
 }
 
 /*
- * Runs the guest until its next exit. Interrupts off, the guest's software-switched state loaded.
- * An NMI that ended the run is taken at STGI, an interrupt when the caller enables interrupts.
- * False: the guest did not run, since a reboot has turned SVM off on this CPU.
- */
-bool lodge_svm_enter(struct lodge_switch *sw, u64 vmcb_pa, u64 host_save_pa)
-{
-	asm goto("1: clgi\n" _ASM_EXTABLE(1b, %l[off]) : : : "memory" : off);
-	/* Without LBR virtualization the guest runs with the host's DEBUGCTL: no branch steps, no branch records of the guest. */
-	if (sw->host_debugctl)
-		update_debugctlmsr(0);
-	svm_window(sw, vmcb_pa, host_save_pa);
-	/* The guest cannot write it: it is zero still. */
-	if (sw->host_debugctl)
-		update_debugctlmsr(sw->host_debugctl);
-	/* An NMI of the reboot may have turned SVM off meanwhile; it sets GIF first. */
-	asm volatile("1: stgi\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "memory");
-	return true;
-off:
-	WARN_ON_ONCE(!virt_rebooting);
-	return false;
-}
-
-/*
  * Saves this CPU's FS, GS, TR, LDTR and system-call state, which VMLOAD restores after an exit. Preemption off.
  * Where SVM is off, the entry that follows finds out.
  */
@@ -63,15 +40,40 @@ void lodge_svm_vmsave(u64 pa)
 
 /*
  * Whether another thread can replace the LDT of the current one at any time: its interrupt reloads LDTR, so a saved LDTR is good for
- * one entry only. Interrupts off.
+ * one entry only. Interrupts off, in a task with user memory.
  */
-bool lodge_svm_ldt_in_use(void)
+static bool ldt_in_use(void)
 {
 #ifdef CONFIG_MODIFY_LDT_SYSCALL
 	return READ_ONCE(current->mm->context.ldt) != NULL;
 #else
 	return false;
 #endif
+}
+
+/*
+ * Runs the guest until its next exit. Interrupts off, the guest's software-switched state loaded.
+ * An NMI that ended the run is taken at STGI, an interrupt when the caller enables interrupts.
+ * False: the guest did not run, since a reboot has turned SVM off on this CPU.
+ */
+bool lodge_svm_enter(struct lodge_switch *sw, u64 vmcb_pa, u64 host_save_pa)
+{
+	asm goto("1: clgi\n" _ASM_EXTABLE(1b, %l[off]) : : : "memory" : off);
+	/* Without LBR virtualization the guest runs with the host's DEBUGCTL: no branch steps, no branch records of the guest. */
+	if (sw->host_debugctl)
+		update_debugctlmsr(0);
+	if (ldt_in_use())
+		lodge_svm_vmsave(host_save_pa);
+	svm_window(sw, vmcb_pa, host_save_pa);
+	/* The guest cannot write it: it is zero still. */
+	if (sw->host_debugctl)
+		update_debugctlmsr(sw->host_debugctl);
+	/* An NMI of the reboot may have turned SVM off meanwhile; it sets GIF first. */
+	asm volatile("1: stgi\n2:\n" _ASM_EXTABLE(1b, 2b) : : : "memory");
+	return true;
+off:
+	WARN_ON_ONCE(!virt_rebooting);
+	return false;
 }
 
 /* CR4.MCE as the host has it: a machine check in a guest without it shuts the guest, and its report, down. */
