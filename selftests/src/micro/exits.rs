@@ -294,15 +294,13 @@ fn unhalt() {
         g.load(|a| {
             a.mov(eax, LEAF)?;
             a.cpuid()?;
+            // The other bits are another test's.
+            a.and(eax, UNHALT as i32)?;
             a.out(i32::from(PORT_VALUE), eax)?;
             a.jmp(CODE)
         });
-        let mut told = Vec::new();
-        if let Exit::Io { data, .. } = g.cpu.run() {
-            told.extend(data);
-        }
-        let told = told.try_into().map_or(0, u32::from_le_bytes);
-        eq!(told & UNHALT, shown, "{told:#x}");
+        // Not up to a HLT: on the second VM it does not exit.
+        g.expect(&out(PORT_VALUE.into(), &shown.to_le_bytes()));
         eq!(g.cpu.fd.give(SET_CPUID2, &cpuid), Ok(0), "the same again");
     }
 }
