@@ -2,8 +2,9 @@
 //! Each instruction twice: executed by the CPU, and, behind the forced-emulation prefix, by the emulator. Registers,
 //! segments, tables, memory and faults must come out the same.
 
+use super::prefix::{Forced, PREFIX};
 use crate::guest::*;
-use crate::harness::{self, Test};
+use crate::harness::{say, Test};
 use crate::kvm::{Exit, MsrsBuf, SET_MSRS};
 use crate::sys;
 use crate::{check, eq};
@@ -27,8 +28,6 @@ type Piece = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 /// A name, the instruction, and flags that the manuals leave undefined after it.
 struct Case(&'static str, Piece, u64);
 
-const PARAMETER: &str = "/sys/module/kvm/parameters/force_emulation_prefix";
-const PREFIX: &[u8; 5] = b"\x0f\x0bkvm";
 /// Where far transfers go to: behind the instruction.
 const TARGET: u64 = CODE + 0x80;
 /// Far pointers and pseudo-descriptors for the cases.
@@ -40,25 +39,6 @@ const ZF: u64 = 0x40;
 const SF: u64 = 0x80;
 const OF: u64 = 0x800;
 const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
-
-/// The module parameter as it is to be, put back at the end.
-struct Prefix(String);
-
-impl Prefix {
-    fn set(value: &str) -> Self {
-        let old = std::fs::read_to_string(PARAMETER).unwrap_or_default();
-        if let Err(e) = std::fs::write(PARAMETER, value) {
-            harness::skip(&format!("{PARAMETER}: {e}"));
-        }
-        Self(old)
-    }
-}
-
-impl Drop for Prefix {
-    fn drop(&mut self) {
-        let _ = std::fs::write(PARAMETER, &self.0);
-    }
-}
 
 /// What an instruction did.
 #[derive(PartialEq)]
@@ -140,7 +120,7 @@ fn run(g: &Guest, forced: bool, insn: &[u8]) -> Outcome {
 }
 
 fn compare(mode: Mode, cases: &[Case], change: fn(&Guest)) {
-    let _on = Prefix::set("1");
+    let _on = Forced::on();
     for Case(what, piece, undefined) in cases {
         let insn = assemble(mode.bits(), CODE + 5, piece);
         let mut out = [false, true].map(|forced| {
@@ -473,9 +453,7 @@ fn transfers() {
     compare(Mode::Prot, both, frame);
     compare(Mode::Prot, sysenter, frame);
     if sys::on_bochs_svm() {
-        harness::say(
-            "# SYSENTER in long mode is left out: Bochs does not give #UD as AMD's CPUs do",
-        );
+        say("# SYSENTER in long mode is left out: Bochs does not give #UD as AMD's CPUs do");
     } else {
         compare(Mode::Long, sysenter, frame);
     }
@@ -570,7 +548,7 @@ fn user() {
 
 /// Without the parameter the prefix is what it is on any CPU: UD2.
 fn no_prefix() {
-    let _off = Prefix::set("0");
+    let _off = Forced::off();
     let g = prepare(Mode::Long);
     g.mem.write(CODE as usize, PREFIX);
     let t = g.run_to_trap();
