@@ -12,7 +12,7 @@ slower=1
 if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
-SUITES="intel amd-bochs intel-haswell amd ledger la57 host qemu perf refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm lifecycle refuse-nonpt refuse-nosvm"
+SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm perf refuse-nonpt refuse-nosvm"
 REFUSALS="refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
 LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
@@ -26,8 +26,8 @@ SAMPLE="micro/mem_ micro/slot_ micro/preempted micro/real_to stress/fault_ stres
 LA57=max,+svm,+npt,-movbe,-rdpid
 
 # Tests whose guests lose memory, or the right to it, or change their CPU: with the ledger of TLB flushes.
-LEDGER="ledger/ micro/slot_ micro/mem_ micro/dirty_log micro/vcpu_ micro/two_ micro/preempted stress/mem_everything stress/fault_"
-LEDGER+=" stress/life_cpu_offline stress/life_200 stress/guest_registers hostile/aliased hostile/refused_entry"
+LEDGER="ledger/ micro/slot_ micro/mem_ micro/dirty_log micro/vcpu_ micro/two_ micro/preempted stress/fault_"
+LEDGER+=" stress/life_cpu_offline stress/guest_registers hostile/aliased hostile/refused_entry"
 
 # What Bochs has no time for in a short run: exits cost it several times as much. In a long run they are there.
 BOCHS_LEAVES_OUT=$(printf -- '-stress/%s ' mem_everything mem_reclaimed mem_collapsed mem_remapped mem_protected mem_thrown mem_memfd \
@@ -40,7 +40,7 @@ BOCHS_SLOW="-api/dirty_log_sizes -api/region_many -api/ioeventfd_many"
 EMULATOR="-micro/forced -micro/mmio_insn -micro/rep_"
 
 # Per cent of the ordinary counts in a short run, on QEMU and on Bochs. A long one has all of them, or more.
-TCG_BRIEF=50 BOCHS_BRIEF=20
+TCG_BRIEF=30 BOCHS_BRIEF=20
 
 # Guests of random bytes now and then end QEMU itself ("bql_lock_impl: assertion failed"): they are for long runs.
 TCG_LEAVES_OUT="-hostile/bytes_ -hostile/insns_"
@@ -209,7 +209,7 @@ suite() {
     qemu) suite_qemu qemu amd 1 ;;
     qemu-intel | long-qemu-intel) suite_qemu qemu-intel intel 6 ;;
     ledger) suite_ledger ledger amd 6 1500 "$TCG_BRIEF" "$LEDGER" ;;
-    long-ledger) suite_ledger ledger amd 6 3600 100 "$LEDGER stress/mem_" ;;
+    long-ledger) suite_ledger ledger amd 6 3600 100 "$LEDGER stress/mem_ stress/life_200" ;;
     ledger-intel | ledger-amd-bochs | long-ledger-intel | long-ledger-amd-bochs)
         suite_ledger "${1#long-}" "${1#*ledger-}" 6 2700 100 "ledger/ micro/slot_ micro/mem_ micro/dirty_log stress/fault_"
         ;;
