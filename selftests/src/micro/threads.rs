@@ -195,6 +195,7 @@ fn vcpu_busy() {
                 check!((CODE..CODE + 16).contains(&r.rip), "{:x}", r.rip);
                 done.store(true, Ordering::SeqCst);
             });
+            // Time enough to be seen not waiting; a spinning guest's costs Bochs much, so a brief run takes less of it.
             std::thread::sleep(Duration::from_millis(rounds(100, 100)));
             check!(
                 !done.load(Ordering::SeqCst),
