@@ -2,10 +2,10 @@
 # What a person types. The module itself is described in Kbuild; the work is done by the scripts in tools/env.
 # Everything made on the way is kept in ~/.cache/lodge (LODGE_CACHE=DIR puts it elsewhere), nothing in the checkout but kvm.ko.
 
-export VENDOR MODULE VMM T KVER KDIR SCALE KERNEL
+export VENDOR MODULE VMM T KVER KDIR SCALE KERNEL FUZZ_SECONDS
 env := tools/env
 
-.PHONY: all help build module run shell test test-long test-host test-ab bench debug-kernel lint clean
+.PHONY: all help build module run shell test test-long test-host test-ab bench fuzz debug-kernel lint clean
 
 all: help build
 
@@ -20,6 +20,7 @@ help:
 	@echo '  make test-host    only the tests that need no VM'
 	@echo '  make test-ab      compare with the in-tree KVM, call by call'
 	@echo '  make bench        what exits, faults, calls and VMs cost, beside the in-tree KVM'
+	@echo '  make fuzz         fuzz the instruction emulator, guided by coverage, for FUZZ_SECONDS (an hour)'
 	@echo '  make lint         format, clippy, unsafe code, panics, stack frames, compiler warnings'
 	@echo '  make debug-kernel a kernel with KASAN, lockdep, kmemleak and fault injection; KERNEL=debug with module, test, run or shell uses it'
 	@echo '  make clean        forget what was built from this checkout; the Debian root and the kernel stay'
@@ -54,6 +55,9 @@ test-ab: build
 
 bench: build
 	@$(env)/bench.sh
+
+fuzz:
+	@$(env)/fuzz.sh
 
 debug-kernel:
 	@$(env)/debug-kernel.sh

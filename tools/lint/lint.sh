@@ -21,7 +21,7 @@ have_module() { [ -f "$KO" ] || "$LODGE_SRC/tools/env/module.sh"; }
 
 check_format() {
     in_root cargo fmt --all --check -- --color never &&
-        in_root rustfmt --edition 2021 --color never --check rust/main.rs
+        in_root rustfmt --edition 2021 --color never --check rust/main.rs tools/fuzz/src/main.rs
 }
 
 check_spdx() {
@@ -64,6 +64,7 @@ check_shell() {
 check_clippy() {
     local lint args=(-D warnings)
     in_root cargo clippy --quiet --workspace --all-targets -- "${args[@]}" || return 1
+    in_root cargo clippy --quiet --manifest-path tools/fuzz/Cargo.toml --locked --target-dir /cache/target/fuzz-lint -- "${args[@]}" || return 1
     # The pure modules, without their tests.
     for lint in $STRICT; do args+=(-D "clippy::$lint"); done
     in_root cargo clippy --quiet -p lodge-model --lib -- "${args[@]}"
