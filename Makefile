@@ -15,7 +15,7 @@ help:
 	@echo '  make run          boot a stock Debian kernel as a guest of our kvm.ko, in a host VM; VENDOR=amd|intel|amd-bochs, VMM=lodge|qemu'
 	@echo '  make shell        a root shell in the AMD host VM, the module loaded'
 	@echo '  make module       build kvm.ko; KVER=$$(uname -r) for an installed Debian kernel, KDIR=DIR for a self-built one'
-	@echo '  make test         all tests; VENDOR=amd|intel|intel-haswell|amd-bochs|qemu|ledger|refusal|lifecycle for some of the VMs, T=PATTERN for some of the tests'
+	@echo '  make test         all tests; VENDOR=amd|intel|intel-haswell|amd-bochs|qemu|kvm-ioctls|ledger|refusal|lifecycle for some of the VMs, T=PATTERN for some of the tests'
 	@echo '  make test-long    what is worth running for long, with full counts (an hour and more); VENDOR=, T= and SCALE=PERCENT cut it'
 	@echo '  make test-host    only the tests that need no VM'
 	@echo '  make test-ab      compare with the in-tree KVM, call by call'

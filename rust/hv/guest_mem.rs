@@ -12,6 +12,7 @@ use crate::mmu::Gpa;
 use crate::model::cr::rflags;
 use crate::model::emu::decode::DecodeError;
 use crate::model::event::Exception;
+use crate::model::regs::cr0;
 use crate::uapi::kvm_translation;
 
 /// The longest instruction, in bytes.
@@ -134,9 +135,14 @@ impl<B: Backend> Loaded<'_, B> {
             user: false,
             implicit: false,
         };
-        let found = self.translate(t.linear_address, access).ok();
-        t.physical_address = found.map_or(NONE, |f| f.gpa);
-        t.valid = found.is_some().into();
+        // Without paging any address is its own, and the highest one stands for none, as in KVM.
+        t.physical_address = match self.paging().cr0 & cr0::PG {
+            0 => t.linear_address,
+            _ => self
+                .translate(t.linear_address, access)
+                .map_or(NONE, |f| f.gpa),
+        };
+        t.valid = (t.physical_address != NONE).into();
         // More is not told, as in KVM.
         t.writeable = 1;
         t.usermode = 0;

@@ -8,6 +8,7 @@
 #   ledger    kvm.ko with the ledger of TLB flushes, in place of `ours`
 #   perf      the kernel's perf and its libraries
 #   extras    modules of the stock kernel that the selftests load: RAM disks, MSRs
+#   kvm-ioctls  the tests of the crate of that name (kvm-ioctls.sh)
 #   qemu      QEMU with its libraries and firmware, as in the Debian root, and drivers for its devices for the guest
 . "$(dirname "$0")/lib.sh"
 
@@ -132,6 +133,13 @@ part_programs() {
     mkdir -p "$work/bin"
     if [ ${#found[@]} -gt 0 ]; then cp "${found[@]}" "$work/bin/"; fi
     pack "$work" "$PARTS/programs"
+}
+
+part_kvm-ioctls() {
+    fresh "$PARTS/kvm-ioctls" "$LODGE_CACHE/kvm-ioctls/tests" "$VM/kvm-ioctls-tests" && return
+    install -D "$LODGE_CACHE/kvm-ioctls/tests" "$work/bin/kvm-ioctls"
+    cp "$VM/kvm-ioctls-tests" "$work/bin/"
+    pack "$work" "$PARTS/kvm-ioctls"
 }
 
 part_perf() {

@@ -12,7 +12,7 @@ slower=1
 if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
-SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm perf refuse-nonpt refuse-nosvm"
+SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle kvm-ioctls refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm perf refuse-nonpt refuse-nosvm"
 REFUSALS="refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
 LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
@@ -153,6 +153,17 @@ suite_perf() {
     "$env/vm.sh" --module "${MODULE:-ours}" --smp 1 --parts "programs perf" --log "$LODGE_LOG/vm-perf.log" "perf-tests '${T:-}'"
 }
 
+# suite_kvm_ioctls: the tests that a crate for VMMs carries, on the kernel's own KVM and on ours, whatever MODULE= says.
+# The debug kernel has no KVM of its own.
+suite_kvm_ioctls() {
+    local modules="intree ours"
+    if [ "$KERNEL" != stock ]; then modules=ours; fi
+    "$env/kvm-ioctls.sh"
+    # One of them expects four CPUs at least.
+    "$env/vm.sh" --module none --smp 3 --timeout "$((300 * slower))" --parts "$modules kvm-ioctls" --log "$LODGE_LOG/vm-kvm-ioctls.log" \
+        "kvm-ioctls-tests '$modules' '${T:-}'"
+}
+
 # suite_qemu NAME VENDOR SLOW: unmodified QEMU runs on our module.
 suite_qemu() {
     local slow=$(($3 * slower))
@@ -207,6 +218,7 @@ suite() {
     intel) suite_vm intel 4 2700 'boots a stock kernel' ;;
     intel-haswell | amd-bochs) suite_vm "$1" 4 2700 'memory-mapped access' ;;
     perf) suite_perf ;;
+    kvm-ioctls) suite_kvm_ioctls ;;
     qemu) suite_qemu qemu amd 1 ;;
     qemu-intel | long-qemu-intel) suite_qemu qemu-intel intel 6 ;;
     ledger) suite_ledger ledger amd 6 1500 "$TCG_BRIEF" "$LEDGER" ;;

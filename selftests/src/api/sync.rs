@@ -141,6 +141,11 @@ fn translate() {
         for a in [0, 0x1234, CODE, 0x3f_ffff, 0xd000_0000] {
             eq!(ask(a), (a, 1, 1, 0), "{mode:?} {a:x}");
         }
+        // The highest address stands for none.
+        if matches!(mode, Mode::Real | Mode::Prot) {
+            eq!(ask(u64::MAX - 1), (u64::MAX - 1, 1, 1, 0), "{mode:?}");
+            eq!(ask(u64::MAX), (u64::MAX, 0, 1, 0), "{mode:?}");
+        }
         if mode == Mode::Long {
             for a in [1 << 40, 0xffff_8000_0000_0000, 0x7fff_ffff_f000] {
                 eq!(ask(a), (u64::MAX, 0, 1, 0), "{a:x}");
