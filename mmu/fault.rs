@@ -128,6 +128,16 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
         Ok(())
     }
 
+    /// A naturally aligned word of 8 bytes of guest memory, or of 4, as page tables consist of.
+    ///
+    /// # Context
+    /// A task of the VM's process; sleeps.
+    pub(crate) fn read_guest_word(&self, gpa: Gpa, wide: bool) -> Option<u64> {
+        let slots = self.core.slots.read();
+        let slot = slots::find(slots.get(), gpa.gfn())?;
+        mm::read_user_word(slot.hva_of_byte(gpa)?.0, wide)
+    }
+
     /// Writes guest memory, over page borders. What precedes the byte that failed is written.
     ///
     /// # Context

@@ -26,10 +26,7 @@ pub(crate) struct Physical<'a, B: Backend>(pub(crate) &'a Vm<B>);
 
 impl<B: Backend> GuestMem for Physical<'_, B> {
     fn read(&self, gpa: u64, len: u8) -> Option<u64> {
-        let mut bytes = [0u8; 8];
-        let part = bytes.get_mut(..usize::from(len))?;
-        self.0.mmu.read_guest(Gpa(gpa), part).ok()?;
-        Some(u64::from_le_bytes(bytes))
+        self.0.mmu.read_guest_word(Gpa(gpa), len == 8)
     }
 
     fn cmpxchg(&self, gpa: u64, len: u8, old: u64, new: u64) -> Option<bool> {
@@ -136,10 +133,10 @@ impl<B: Backend> Loaded<'_, B> {
             implicit: false,
         };
         // Without paging any address is its own, and the highest one stands for none, as in KVM.
-        t.physical_address = match self.paging().cr0 & cr0::PG {
+        t.physical_address = match self.state.controls.cr0 & cr0::PG {
             0 => t.linear_address,
             _ => self
-                .translate(t.linear_address, access)
+                .walk_to_data(t.linear_address, access)
                 .map_or(NONE, |f| f.gpa),
         };
         t.valid = (t.physical_address != NONE).into();

@@ -403,6 +403,19 @@ u64 lodge_read_user(void *to, u64 hva, u64 bytes)
 	return copy_from_user(to, (const void __user *)hva, bytes);
 }
 
+/* Reads a user word of 4 or 8 bytes. False if that is not possible. Task context; may sleep. */
+bool lodge_read_user_word(u64 *to, u64 hva, u32 bytes)
+{
+	u32 half;
+
+	if (bytes == sizeof(u64))
+		return !get_user(*to, (const u64 __user *)hva);
+	if (get_user(half, (const u32 __user *)hva))
+		return false;
+	*to = half;
+	return true;
+}
+
 /* Whether each of n user words still has the value beside its address. Task context; may sleep. */
 bool lodge_user_words_are(const struct lodge_user_word *word, u64 n)
 {

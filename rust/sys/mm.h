@@ -66,6 +66,7 @@ struct lodge_user_word {
 	u64 value;
 };
 bool lodge_user_words_are(const struct lodge_user_word *word, u64 n);
+bool lodge_read_user_word(u64 *to, u64 hva, u32 bytes);
 u64 lodge_read_user(void *to, u64 hva, u64 bytes);
 u64 lodge_write_user(u64 hva, const void *from, u64 bytes);
 int lodge_cmpxchg_user(u64 hva, u32 bytes, u64 *old, u64 new);

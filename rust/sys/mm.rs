@@ -59,6 +59,7 @@ unsafe extern "C" {
     safe fn lodge_cond_resched();
     safe fn lodge_user_end() -> u64;
     fn lodge_user_words_are(word: *const UserWord, n: u64) -> bool;
+    fn lodge_read_user_word(to: *mut u64, hva: u64, bytes: u32) -> bool;
     fn lodge_read_user(to: *mut u8, hva: u64, bytes: u64) -> u64;
     fn lodge_write_user(hva: u64, from: *const u8, bytes: u64) -> u64;
     fn lodge_cmpxchg_user(hva: u64, bytes: u32, old: *mut u64, new: u64) -> kernel::ffi::c_int;
@@ -412,6 +413,14 @@ pub(crate) fn user_end() -> u64 {
 pub(crate) fn read_user(to: &mut [u8], hva: u64) -> usize {
     // SAFETY: `to` is valid for writing; the function checks the user address.
     unsafe { lodge_read_user(to.as_mut_ptr(), hva, to.len() as u64) as usize }
+}
+
+/// The user word of 8 bytes, or of 4, at `hva`, where it can be read. Task context, may sleep.
+pub(crate) fn read_user_word(hva: u64, wide: bool) -> Option<u64> {
+    let mut word = 0;
+    let bytes = if wide { 8 } else { 4 };
+    // SAFETY: `word` is valid for writing; the function checks the user address.
+    unsafe { lodge_read_user_word(&mut word, hva, bytes) }.then_some(word)
 }
 
 /// Writes `from` to user memory. Gives the number of bytes at its end that could not be written. Task context, may sleep.

@@ -39,30 +39,15 @@ pub(super) struct Cx<'a> {
     pub(super) task_trap: bool,
 }
 
-/// What a run leaves behind.
+/// What a run leaves behind, besides the registers.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct End {
-    pub(super) regs: Regs,
     pub(super) shadow: Shadow,
     pub(super) target: Option<u64>,
     pub(super) iret: bool,
     pub(super) delivered: bool,
     pub(super) selectors: Option<[u16; 6]>,
     pub(super) task_trap: bool,
-}
-
-impl End {
-    /// Of an instruction that changes no register.
-    pub(super) const fn unchanged(regs: Regs) -> Self {
-        Self {
-            regs,
-            shadow: Shadow::None,
-            target: None,
-            iret: false,
-            delivered: false,
-            selectors: None,
-            task_trap: false,
-        }
-    }
 }
 
 const PAGE: u64 = 4096;
@@ -99,16 +84,9 @@ impl<'a> Cx<'a> {
         self.cursor.carried
     }
 
-    /// Whether the instruction does nothing but this: a MOV that stores all of its operand at once.
-    pub(super) fn is_last(&self, need: &Need) -> bool {
-        let [to, ..] = self.insn.desc.args;
-        matches!(need, Need::Write { len, .. } if self.insn.kind() == Kind::Mov && *len == self.size(to))
-    }
-
     /// What is left after the run.
-    pub(super) fn end(self) -> End {
+    pub(super) const fn end(&self) -> End {
         End {
-            regs: self.regs,
             shadow: self.shadow,
             target: self.target,
             iret: self.iret,
@@ -229,29 +207,12 @@ impl<'a> Cx<'a> {
 
     /// General register `n` cut to `size` bytes. Byte registers 4 to 7 without REX are AH, CH, DH and BH.
     pub(super) fn reg(&self, n: u8, size: u8) -> u64 {
-        match self.high_byte(n, size) {
-            Some(low) => (self.regs.get(low) >> 8) & 0xff,
-            None => self.regs.get(n) & alu::mask(size),
-        }
+        self.insn.reg_of(&self.regs, n, size)
     }
 
     /// Writes a general register; a doubleword clears the upper half.
     pub(super) fn set_reg(&mut self, n: u8, size: u8, value: u64) {
-        let value = value & alu::mask(size);
-        let old = self.regs.get(n);
-        match (self.high_byte(n, size), size) {
-            (Some(low), _) => {
-                let old = self.regs.get(low);
-                self.regs.set(low, (old & !0xff00) | (value << 8));
-            }
-            (None, 1 | 2) => self.regs.set(n, (old & !alu::mask(size)) | value),
-            _ => self.regs.set(n, value),
-        }
-    }
-
-    fn high_byte(&self, n: u8, size: u8) -> Option<u8> {
-        let high = size == 1 && (4..8).contains(&n) && self.insn.prefixes.rex == 0;
-        high.then_some(n & 3)
+        self.insn.set_reg(&mut self.regs, n, size, value);
     }
 
     // Addresses.
@@ -472,7 +433,8 @@ impl<'a> Cx<'a> {
     }
 
     /// The register an operand names, or `None` where it is memory.
-    fn register(&self, arg: Arg) -> Option<u8> {
+    /// The number of the general register that the operand is.
+    pub(super) fn register(&self, arg: Arg) -> Option<u8> {
         match arg {
             Arg::Gb | Arg::Gw | Arg::Gv | Arg::Gy => Some(self.insn.reg),
             Arg::Al | Arg::Ax => Some(RAX),

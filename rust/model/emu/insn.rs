@@ -2,10 +2,11 @@
 //! A decoded instruction: what the bytes say, before any register is looked at.
 #![forbid(unsafe_code)]
 
+use super::alu;
 use super::need::TaskReason;
 use super::table::Desc;
 use super::task::Order;
-use crate::model::regs::{CpuMode, Seg};
+use crate::model::regs::{CpuMode, Regs, Seg};
 
 /// Longest instruction the architecture allows, in bytes.
 pub const MAX_LEN: usize = 15;
@@ -177,6 +178,37 @@ impl Insn {
             reason,
             error: (self.vl != 0).then_some(self.imm2),
         })
+    }
+
+    /// General register `n` cut to `size` bytes, as this instruction's prefixes have it: byte registers 4 to 7 without REX are AH, CH, DH
+    /// and BH.
+    pub(super) const fn reg_of(&self, regs: &Regs, n: u8, size: u8) -> u64 {
+        match self.high_byte(n, size) {
+            Some(low) => (regs.get(low) >> 8) & 0xff,
+            None => regs.get(n) & alu::mask(size),
+        }
+    }
+
+    /// Writes a general register; a doubleword clears the upper half.
+    pub(super) fn set_reg(&self, regs: &mut Regs, n: u8, size: u8, value: u64) {
+        let value = value & alu::mask(size);
+        let old = regs.get(n);
+        match (self.high_byte(n, size), size) {
+            (Some(low), _) => {
+                let old = regs.get(low);
+                regs.set(low, (old & !0xff00) | (value << 8));
+            }
+            (None, 1 | 2) => regs.set(n, (old & !alu::mask(size)) | value),
+            _ => regs.set(n, value),
+        }
+    }
+
+    const fn high_byte(&self, n: u8, size: u8) -> Option<u8> {
+        if size == 1 && n >= 4 && n < 8 && self.prefixes.rex == 0 {
+            Some(n & 3)
+        } else {
+            None
+        }
     }
 
     /// The instruction pointer after this instruction, when it is at `rip`: 32 bits wide outside of 64-bit mode.

@@ -11,6 +11,7 @@
 use super::cx::{Cx, End};
 use super::decode::{blank, decode, DecodeError};
 use super::insn::{Insn, Kind};
+use super::last::Last;
 use super::log::{Log, Words};
 pub use super::need::{AccessAs, Answer, Done, Need, Shadow, Table, TaskReason, TaskSwitch};
 use super::run;
@@ -48,8 +49,8 @@ pub struct Job {
     phase: u8,
     iterations: u16,
     lost: u8,
-    /// The access that is asked for is all that is left to do.
-    last: bool,
+    /// What is left to do after the access that is asked for.
+    last: Last,
     ended: bool,
 }
 
@@ -91,7 +92,7 @@ impl Job {
             phase: 0,
             iterations: 0,
             lost: 0,
-            last: false,
+            last: Last::More,
             ended: true,
         }
     }
@@ -107,7 +108,7 @@ impl Job {
         self.phase = 0;
         self.iterations = 0;
         self.lost = 0;
-        self.last = false;
+        self.last = Last::More;
         self.ended = false;
     }
 
@@ -172,8 +173,9 @@ impl Job {
         if let Answer::Fault(exception) = answer {
             return self.end(Need::Fault(exception));
         }
-        if self.last && matches!(answer, Answer::Ack) {
-            return self.finish(End::unchanged(self.regs));
+        let before = self.regs.rflags;
+        if self.last.take(&answer, &self.insn, &mut self.regs) {
+            return self.finish(before, &End::default());
         }
         if matches!(answer, Answer::Exchanged(false)) {
             // Lost against another CPU: start over.
@@ -191,12 +193,12 @@ impl Job {
             cx.phase = self.phase;
             match run::run(&mut cx) {
                 Ok(Flow::Next) => {
-                    let end = cx.end();
-                    return self.finish(end);
+                    let before = self.regs.rflags;
+                    self.regs = cx.regs;
+                    return self.finish(before, &cx.end());
                 }
                 Ok(Flow::Again) => {
-                    let end = cx.end();
-                    self.regs = end.regs;
+                    self.regs = cx.regs;
                     self.log.clear();
                     self.iterations = self.iterations.saturating_add(1);
                     let single_step = self.regs.rflags & rflags::TF != 0;
@@ -207,13 +209,13 @@ impl Job {
                     }
                 }
                 Ok(Flow::Phase) => {
-                    let end = cx.end();
-                    self.next_phase(&end);
+                    self.regs = cx.regs;
+                    self.next_phase(&cx.end());
                 }
                 Err(stop) => match (stop.why(), cx.need) {
                     (Why::Need, Some(need)) => {
                         let (access_as, carried) = (cx.access_as, cx.carried());
-                        self.last = cx.is_last(&need);
+                        self.last = Last::of(&cx, &need);
                         self.asked = Words::of(&need);
                         self.access_as = access_as;
                         self.log.carry(carried);
@@ -234,7 +236,6 @@ impl Job {
     fn next_phase(&mut self, end: &End) {
         self.phase = self.phase.wrapping_add(1);
         self.log.clear();
-        self.regs = end.regs;
         if let Some(rip) = end.target {
             self.regs.rip = rip;
         }
@@ -271,11 +272,10 @@ impl Job {
         }))
     }
 
-    fn finish(&mut self, end: End) -> Need {
-        // As it was before: POPF that sets TF is not itself trapped.
-        let trap = self.regs.rflags & rflags::TF != 0 && !end.delivered;
-        self.regs = end.regs;
-        self.regs.rip = end.target.unwrap_or(self.insn.next_rip(end.regs.rip));
+    /// The registers are committed, but for RIP. `before` are the flags before that: POPF that sets TF is not itself trapped.
+    fn finish(&mut self, before: u64, end: &End) -> Need {
+        let trap = before & rflags::TF != 0 && !end.delivered;
+        self.regs.rip = end.target.unwrap_or(self.insn.next_rip(self.regs.rip));
         // A wide IRET has taken RF from the stack.
         if !end.iret || self.insn.op_size == 2 {
             self.regs.rflags &= !rflags::RF;

@@ -16,6 +16,7 @@ mod flow;
 pub mod insn;
 mod int;
 pub mod job;
+mod last;
 mod log;
 mod misc;
 pub mod need;

@@ -245,9 +245,12 @@ fn reclaimed() {
     let (out, inn) = swap_counts();
     in_cgroup("reclaimed", |cg| {
         let size = SIZE;
-        check!(set(&cg.file("memory.max"), size - (1 << 19)), "memory.max");
         let m = Map::anon(size as usize);
         let pair = Pair::new(&m, size);
+        // The VM itself is in the group too. On a kernel that checks its memory it weighs more than the MiB at most that it has elsewhere.
+        let vm = field(&cg.file("memory.stat"), "kernel").unwrap_or(0);
+        let max = size - (1 << 19) + vm.saturating_sub(1 << 20);
+        check!(set(&cg.file("memory.max"), max), "memory.max");
         let sweeps = rounds(1, 60);
         pair.run(&m, |p| p.iter().for_each(|p| p.advance(sweeps)));
     });
