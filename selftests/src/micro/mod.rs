@@ -19,6 +19,7 @@ mod mmio;
 mod mmio_between;
 mod mmio_insn;
 mod modes;
+mod pcid;
 pub mod prefix;
 mod privilege;
 mod privilege_gates;
@@ -35,6 +36,7 @@ pub fn tests() -> Vec<Test> {
     [
         modes::TESTS,
         control::TESTS,
+        pcid::TESTS,
         io::TESTS,
         ioevents::TESTS,
         mmio::TESTS,
