@@ -38,7 +38,7 @@ BOCHS_LEAVES_OUT=$(printf -- '-stress/%s ' mem_everything mem_reclaimed mem_coll
 BOCHS_SLOW="-api/dirty_log_sizes -api/region_many -api/ioeventfd_many"
 
 # What is emulated is so in the same way with each vendor.
-EMULATOR="-micro/forced -micro/mmio_insn -micro/rep_"
+EMULATOR="-micro/forced -micro/emulated -micro/bits16_emulated -micro/mmio_insn -micro/rep_"
 
 # Per cent of the ordinary counts in a short run, on QEMU and on Bochs. A long one has all of them, or more.
 TCG_BRIEF=30 BOCHS_BRIEF=20

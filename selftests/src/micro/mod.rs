@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Guests of a few instructions: modes, exits, events, and memory that changes under them.
 
+mod bits16;
 mod control;
 mod cpu;
 mod debug;
@@ -22,11 +23,13 @@ mod modes;
 mod pcid;
 pub mod prefix;
 mod privilege;
+mod privilege_emulated;
 mod privilege_gates;
 pub mod privilege_where;
 mod tasks;
 mod threads;
 mod trace;
+mod vm86;
 
 use crate::harness::Test;
 pub use lifecycle::end_machine;
@@ -58,6 +61,10 @@ pub fn tests() -> Vec<Test> {
         lifecycle::TESTS,
         privilege::TESTS,
         privilege_gates::TESTS,
+        privilege_emulated::TESTS,
+        vm86::TESTS,
+        vm86::VME_TESTS,
+        bits16::TESTS,
     ]
     .concat()
 }

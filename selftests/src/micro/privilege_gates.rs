@@ -121,7 +121,7 @@ fn frame_of_call(r: &Ring, w: &Where) {
 }
 
 /// PUSH of these words (sign-extended 32-bit immediates), then `op`; gives the code and the offset of `op`.
-fn pushes(words: &[u32], op: &[u8]) -> (Vec<u8>, u64) {
+pub fn pushes(words: &[u32], op: &[u8]) -> (Vec<u8>, u64) {
     let mut code = Vec::new();
     for w in words {
         code.push(0x68);

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Where a sensitive instruction is executed: 32- or 64-bit, at which privilege level, with which IOPL, in virtual-8086 mode, with UMIP;
-//! and how it ended.
+//! Where a sensitive instruction is executed: 32- or 64-bit, at which privilege level, with which IOPL, in virtual-8086 mode, with UMIP,
+//! by the CPU or by the emulator; and how it ended.
 
+use super::prefix::{Forced, PREFIX};
 use crate::guest::*;
 use crate::kvm::{Exit, SET_SREGS};
 use crate::sys::{on_bochs_svm, on_tcg};
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The type of a 32- or 64-bit task state that is loaded: busy. QEMU's TCG keeps it as it was before LTR made it busy, and
 /// gives up ("invalid tss type") when it changes to an inner stack with the right one.
@@ -17,6 +19,37 @@ pub fn tss_type() -> u8 {
     }
 }
 
+/// Which instruction of a piece of code the emulator executes, made to by the forced-emulation prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emulated {
+    /// None: the CPU executes them all.
+    No,
+    /// The first.
+    First,
+    /// The last.
+    Last,
+}
+
+static EMULATED: AtomicBool = AtomicBool::new(false);
+
+/// As long as the guard lives, each place of [`Ring::wheres`] is there with the first and with the last instruction emulated. Skips the test
+/// where there is no forced-emulation prefix.
+pub fn emulated() -> Forced {
+    let forced = Forced::on();
+    EMULATED.store(true, Ordering::Relaxed);
+    forced
+}
+
+impl Emulated {
+    fn all() -> &'static [Self] {
+        if EMULATED.load(Ordering::Relaxed) {
+            &[Self::First, Self::Last]
+        } else {
+            &[Self::No]
+        }
+    }
+}
+
 /// The place of one execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Where {
@@ -25,6 +58,7 @@ pub struct Where {
     pub iopl: u64,
     pub vm86: bool,
     pub umip: bool,
+    pub emulated: Emulated,
 }
 
 impl Where {
@@ -54,6 +88,27 @@ impl Where {
         } else {
             4
         }
+    }
+
+    /// Bytes in front of the instruction that is emulated: of such code as the tests have, PUSH, PUSHF and MOV to a segment register.
+    fn before(&self, code: &[u8]) -> usize {
+        if self.emulated != Emulated::Last {
+            return 0;
+        }
+        let mut at = 0;
+        loop {
+            let len = match code.get(at..).unwrap_or_default() {
+                [0x68, ..] => 1 + self.word(),
+                [0x0e | 0x50 | 0x9c, ..] => 1,
+                [0x6a | 0x8e, ..] | [0x0f, 0xa0, ..] => 2,
+                _ => break,
+            };
+            if at + len >= code.len() {
+                break;
+            }
+            at += len;
+        }
+        at
     }
 
     /// The selector in CS.
@@ -100,6 +155,8 @@ pub struct Ring {
     pub g: Guest,
     umip: bool,
     end: std::cell::Cell<u64>,
+    /// Bytes of code that lie lower than they should, to make room for the prefix.
+    moved: std::cell::Cell<u64>,
 }
 
 impl Ring {
@@ -166,6 +223,7 @@ impl Ring {
             g,
             umip,
             end: 0.into(),
+            moved: 0.into(),
         };
         r.open_ports(false);
         r
@@ -214,13 +272,15 @@ impl Ring {
                     if vm86 && no_vm86 || umip && !self.umip {
                         continue;
                     }
-                    v.push(Where {
-                        bits: if self.bits64() { 64 } else { 32 },
+                    let bits = if self.bits64() { 64 } else { 32 };
+                    v.extend(Emulated::all().iter().map(|&emulated| Where {
+                        bits,
                         ring3,
                         iopl,
                         vm86,
                         umip,
-                    });
+                        emulated,
+                    }));
                 }
             }
         }
@@ -244,13 +304,14 @@ impl Ring {
         let at = CODE as usize;
         g.mem.write(at, code);
         g.mem.write(at + code.len(), &[0x0f, 0x0b]);
+        let entry = self.put_prefix(w, code);
         g.mem.fill(DATA as usize, 64, 0xa5);
         // Busy, as it is in the register; LTR has made the other one busy.
         g.mem.wr(GDT as usize + 0x58, 0x0000_8902_8000_0067u64);
         self.end.set(CODE + code.len() as u64);
         crate::record::muted(|| self.place(w, special));
         let mut r = kvm_regs {
-            rip: CODE,
+            rip: entry,
             rsp: if w.vm86 { 0x1000 } else { DATA + 0x1000 },
             rbx: if w.vm86 { 0 } else { DATA },
             rflags: 0x202 | w.iopl << 12 | u64::from(w.vm86) << 17,
@@ -261,6 +322,20 @@ impl Ring {
         self.go_on()
     }
 
+    /// Puts the prefix in front of the instruction that is to be emulated, which stays where it is: what is before it moves down.
+    fn put_prefix(&self, w: &Where, code: &[u8]) -> u64 {
+        self.moved.set(0);
+        if w.emulated == Emulated::No {
+            return CODE;
+        }
+        let before = w.before(code);
+        let at = CODE as usize - PREFIX.len();
+        self.g.mem.write(at, &code[..before]);
+        self.g.mem.write(at + before, PREFIX);
+        self.moved.set(before as u64);
+        at as u64
+    }
+
     /// Enters the guest and tells how the code ends.
     pub fn go_on(&self) -> Ended {
         match self.g.cpu.run() {
@@ -268,7 +343,14 @@ impl Ring {
                 out: true, port, ..
             } if port == u16::from(PORT_TRAP) => {
                 let t = self.g.trap();
-                match t.ip.wrapping_sub(CODE) {
+                // What lies lower is told where it should be.
+                let low = t.ip.wrapping_sub(CODE - PREFIX.len() as u64);
+                let at = if low < self.moved.get() {
+                    low
+                } else {
+                    t.ip.wrapping_sub(CODE)
+                };
+                match at {
                     _ if t.vector == 6 && t.ip == self.end.get() => Ended::Done,
                     0 => Ended::Trap(t.vector, t.error),
                     at => Ended::TrapAt(t.vector, t.error, at),

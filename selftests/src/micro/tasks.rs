@@ -13,6 +13,7 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/task_gate", gate),
     Test::new("micro/task_exception", exception),
     Test::new("micro/task_16_bit", old),
+    Test::new("micro/task_vm86", vm86),
 ];
 
 /// The second task: its TSS, the selector of that, and its code.
@@ -182,4 +183,49 @@ fn old() {
         back(a)
     });
     eq!(g.values(), THERE_AND_BACK);
+}
+
+/// A task in virtual-8086 mode, which an INT n leaves for the first one through a task gate.
+fn vm86() {
+    if sys::on_bochs_svm() {
+        harness::skip("an exit from virtual-8086 mode ends Bochs itself on its SVM");
+    }
+    const VM: u32 = 1 << 17;
+    let g = two_tasks(true);
+    let at = TSS2 as usize;
+    let flags = 2 | VM | 3 << 12;
+    g.mem.wr(at + 0x20, 0u32);
+    g.mem.wr(at + 0x24, flags);
+    g.mem.wr(at + 0x38, 0x0ff0u32);
+    for (n, paragraph) in [0x2000, CODE2 as u32 >> 4, 0x3000, 0x4000, 0x5000, 0x6000]
+        .into_iter()
+        .enumerate()
+    {
+        g.mem.wr(at + 0x48 + 4 * n, paragraph);
+    }
+    // mov ax,ds; inc bx; push ax; int 21h
+    g.mem
+        .write(CODE2 as usize, &[0x8c, 0xd8, 0x43, 0x50, 0xcd, 0x21]);
+    let gate = u64::from(TSS_SEL) << 16 | 0xe500 << 32;
+    g.mem.wr(IDT as usize + 8 * 0x21, gate);
+    g.load(|a| {
+        a.mov(ebx, 0x1234)?;
+        far(a, 0xea)?;
+        back(a)
+    });
+    eq!(g.values(), [TSS_SEL.into(), 0x1234]);
+    // Where the second task stands, and the first one's way back to it.
+    let word = |n: usize| g.mem.rd::<u32>(at + n);
+    // (RF may be left from an exit on the way into the INT n.)
+    let saved = word(0x24) & !(1 << 16);
+    eq!((word(0x20), saved, word(0x38)), (6, flags, 0x0fee));
+    eq!((word(0x28) & 0xffff, word(0x34)), (0x4000, 0x5679));
+    let seen: Vec<u32> = (0..6).map(|n| word(0x48 + 4 * n) & 0xffff).collect();
+    eq!(
+        seen,
+        [0x2000, CODE2 as u32 >> 4, 0x3000, 0x4000, 0x5000, 0x6000]
+    );
+    eq!(g.mem.rd::<u16>(0x3_0fee), 0x4000, "its stack");
+    eq!(g.mem.rd::<u16>(TSS as usize), TASK2);
+    eq!((busy(&g, TASK2), busy(&g, TSS_SEL)), (true, true));
 }
