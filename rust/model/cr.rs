@@ -511,6 +511,20 @@ pub const fn check_dr7(new: u64) -> Result<u64, BadReg> {
     Ok(new & dr7::VOLATILE | dr7::FIXED_1)
 }
 
+/// Which of the four breakpoints (bits of DR6) are enabled for the execution of the instruction at linear address `at`.
+pub fn code_breakpoints(dr: &[u64; 4], dr7: u64, at: u64) -> u64 {
+    let mut hit = 0u64;
+    for (n, address) in (0u32..4).zip(dr) {
+        let enabled = dr7.wrapping_shr(n.wrapping_mul(2)) & 3 != 0;
+        // R/W and LEN: execution has both zero.
+        let what = dr7.wrapping_shr(n.wrapping_mul(4).wrapping_add(16)) & 15;
+        if enabled && what == 0 && *address == at {
+            hit |= 1u64.wrapping_shl(n);
+        }
+    }
+    hit
+}
+
 /// KVM_SET_DEBUGREGS takes any DR6 and DR7 whose upper halves are zero, as they are.
 pub const fn valid_debugregs(dr6: u64, dr7: u64) -> Result<(), BadReg> {
     if dr6 >> 32 != 0 || dr7 >> 32 != 0 {

@@ -349,3 +349,21 @@ proptest! {
         let _ = check_apic_base(new, a, &l);
     }
 }
+
+#[test]
+fn code_breakpoints_of_dr7() {
+    let dr = [0x1000, 0x2000, 0x1000, 0x1000];
+    // The last one is for writes.
+    let dr7 = 0b0101_0110 | 1 << 28;
+    assert_eq!(code_breakpoints(&dr, 0, 0x1000), 0);
+    assert_eq!(code_breakpoints(&dr, dr7, 0x2000), 1 << 1);
+    assert_eq!(code_breakpoints(&dr, dr7, 0x1000), 1 << 0 | 1 << 2);
+    assert_eq!(code_breakpoints(&dr, dr7, 0x1001), 0);
+    for n in 0..4 {
+        for what in 0..16 {
+            let dr7 = 1 << (2 * n) | what << (16 + 4 * n);
+            let hit = code_breakpoints(&[0; 4], dr7, 0);
+            assert_eq!(hit, if what == 0 { 1 << n } else { 0 });
+        }
+    }
+}

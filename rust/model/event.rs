@@ -253,6 +253,11 @@ impl EventQueue {
         self.triple_fault = true;
     }
 
+    /// The guest is going to shut down.
+    pub fn shuts_down(&self) -> bool {
+        self.triple_fault
+    }
+
     /// The guest shuts down (three faults in a row); tells it once.
     pub fn take_triple_fault(&mut self) -> bool {
         core::mem::take(&mut self.triple_fault)

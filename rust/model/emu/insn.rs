@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::alu;
-use super::need::TaskReason;
+use super::need::{Delivery, TaskReason};
 use super::table::Desc;
 use super::task::Order;
 use crate::model::regs::{CpuMode, Regs, Seg};
@@ -211,6 +211,28 @@ impl Insn {
         }
     }
 
+    /// The delivery of an event in the place of an instruction.
+    pub(super) fn event(d: &Delivery, mode: CpuMode) -> Self {
+        Self {
+            len: d.insn_len,
+            imm: u64::from(d.vector) | u64::from(d.error.unwrap_or(0)) << 32,
+            vl: d.error.is_some().into(),
+            reg: d.int_n.into(),
+            desc: super::table::DELIVER,
+            ..super::decode::blank(mode)
+        }
+    }
+
+    /// The reverse of [`Self::event`].
+    pub fn delivery(&self) -> Option<Delivery> {
+        (self.kind() == Kind::Deliver).then_some(Delivery {
+            vector: self.imm as u8,
+            error: (self.vl != 0).then_some((self.imm >> 32) as u32),
+            insn_len: self.len,
+            int_n: self.reg != 0,
+        })
+    }
+
     /// The instruction pointer after this instruction, when it is at `rip`: 32 bits wide outside of 64-bit mode.
     pub const fn next_rip(&self, rip: u64) -> u64 {
         let next = rip.wrapping_add(self.len as u64);
@@ -253,8 +275,8 @@ pub enum Kind {
     Vmrun, Vmmcall, Vmload, Vmsave, Stgi, Clgi, Skinit, Invlpga, Invlpgb, Tlbsync, Invpcid,
     Fninit, Fnstcw, Fnstsw, Crc32,
     Encls, Enclu, Enclv, Getsec, Rdrand, Rdseed, Serialize, Xsaves, Xrstors, Prefetch, Clflush, Fence, Rdfsbase,
-    // No instruction: what a task switch is carried out as.
-    TaskSwitch,
+    // No instructions: what a task switch and the delivery of an event are carried out as.
+    TaskSwitch, Deliver,
     // Vector moves.
     MovVec, MovVecAligned, MovVecScalar, MovVecHalf, MovVecGpr, MovVecQ,
 }

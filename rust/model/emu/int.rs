@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! INT n, INT3, INTO and IRET.
+//! INT n, INT3, INTO and IRET, and the delivery of events.
 #![forbid(unsafe_code)]
 
 use super::alu;
@@ -16,20 +16,70 @@ use crate::model::regs::{cr4, Seg, RSP};
 
 pub(super) fn run(cx: &mut Cx<'_>, kind: Kind) -> Run<()> {
     match kind {
-        Kind::Int => interrupt(cx, cx.insn.imm as u8, true),
-        Kind::Int3 => interrupt(cx, vector::BP, false),
+        Kind::Int => interrupt(cx, &Event::by(cx.insn.imm as u8, How::IntN)),
+        Kind::Int3 => interrupt(cx, &Event::by(vector::BP, How::Other)),
         Kind::Into if cx.regs.rflags & crate::model::regs::rflags::OF != 0 => {
-            interrupt(cx, vector::OF, false)
+            interrupt(cx, &Event::by(vector::OF, How::Other))
         }
         Kind::Into => Ok(()),
+        Kind::Deliver => deliver(cx),
         _ => iret(cx),
     }
 }
 
-/// Delivers a software interrupt. `n` tells INT n from INT3 and INTO, which virtual-8086 mode treats differently.
-fn interrupt(cx: &mut Cx<'_>, vector: u8, n: bool) -> Run<()> {
+/// What is delivered.
+struct Event {
+    vector: u8,
+    how: How,
+    error: Option<u32>,
+}
+
+/// What asked for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// INT n.
+    IntN,
+    /// INT3 or INTO.
+    Other,
+    /// No instruction: a fault, an interrupt, an NMI.
+    Hardware,
+}
+
+impl Event {
+    const fn by(vector: u8, how: How) -> Self {
+        Self {
+            vector,
+            how,
+            error: None,
+        }
+    }
+}
+
+/// An event in the place of an instruction.
+fn deliver(cx: &mut Cx<'_>) -> Run<()> {
+    let d = cx.insn.delivery().ok_or(Stop::UNHANDLED)?;
+    let how = match (d.insn_len, d.int_n) {
+        (0, _) => How::Hardware,
+        (_, true) => How::IntN,
+        (_, false) => How::Other,
+    };
+    let event = Event {
+        vector: d.vector,
+        how,
+        error: d.error,
+    };
+    let done = interrupt(cx, &event);
+    if how == How::Hardware {
+        return done.map_err(Stop::external);
+    }
+    done
+}
+
+/// Delivers an interrupt or exception. Virtual-8086 mode treats INT n differently, and the gate's privilege level is for instructions.
+fn interrupt(cx: &mut Cx<'_>, event: &Event) -> Run<()> {
+    let vector = event.vector;
     cx.delivered = true;
-    if cx.vm86() && n {
+    if cx.vm86() && event.how == How::IntN {
         let extended = cx.ctx.cr4 & cr4::VME != 0;
         if extended && redirected(cx, vector)? {
             return vm86_interrupt(cx, vector);
@@ -39,7 +89,7 @@ fn interrupt(cx: &mut Cx<'_>, vector: u8, n: bool) -> Run<()> {
         }
     }
     if cx.protected() || cx.vm86() {
-        return through_idt(cx, vector);
+        return through_idt(cx, event);
     }
     let idt = cx.table(Table::Idt)?;
     let offset = u64::from(vector) << 2;
@@ -116,7 +166,8 @@ struct Gate {
 }
 
 /// Reads and checks the gate of `vector`; a task gate stops here.
-fn gate(cx: &mut Cx<'_>, vector: u8) -> Run<Gate> {
+fn gate(cx: &mut Cx<'_>, event: &Event) -> Run<Gate> {
+    let vector = event.vector;
     let long = cx.ctx.long();
     let shift = if long { 4 } else { 3 };
     let offset = u64::from(vector).wrapping_shl(shift);
@@ -138,7 +189,8 @@ fn gate(cx: &mut Cx<'_>, vector: u8) -> Run<Gate> {
         Some(system::TASK) if !long => (0, false),
         _ => return Err(fault(vector::GP)),
     };
-    if desc.attr().dpl() < if cx.vm86() { 3 } else { cx.ctx.cpl } {
+    let level = if cx.vm86() { 3 } else { cx.ctx.cpl };
+    if event.how != How::Hardware && desc.attr().dpl() < level {
         return Err(fault(vector::GP));
     }
     if !desc.attr().p() {
@@ -163,8 +215,8 @@ fn gate(cx: &mut Cx<'_>, vector: u8) -> Run<Gate> {
     })
 }
 
-fn through_idt(cx: &mut Cx<'_>, vector: u8) -> Run<()> {
-    let gate = gate(cx, vector)?;
+fn through_idt(cx: &mut Cx<'_>, event: &Event) -> Run<()> {
+    let gate = gate(cx, event)?;
     let (code, size) = (gate.code, gate.size);
     let from_vm86 = cx.vm86();
     if from_vm86 && code.cpl != 0 {
@@ -188,9 +240,9 @@ fn through_idt(cx: &mut Cx<'_>, vector: u8) -> Run<()> {
     let count = match (from_vm86, outer) {
         (true, _) => 9,
         (false, true) => 5,
-        (false, false) => 3,
+        (false, false) => 3u8,
     };
-    stack.room(cx, size, count)?;
+    stack.room(cx, size, count.wrapping_add(event.error.is_some().into()))?;
     code.reaches(cx, gate.offset)?;
     let cs = code.segment(cx)?;
     let who = if code.cpl == 3 {
@@ -214,7 +266,11 @@ fn through_idt(cx: &mut Cx<'_>, vector: u8) -> Run<()> {
         }
         stack.push(cx, size, saved)?;
         stack.push(cx, size, old_cs)?;
-        stack.push(cx, size, back)
+        stack.push(cx, size, back)?;
+        match event.error {
+            Some(error) => stack.push(cx, size, u64::from(error)),
+            None => Ok(()),
+        }
     })?;
     if from_vm86 {
         for seg in [Seg::Gs, Seg::Fs, Seg::Ds, Seg::Es] {

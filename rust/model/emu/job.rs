@@ -13,7 +13,9 @@ use super::decode::{blank, decode, DecodeError};
 use super::insn::{Insn, Kind};
 use super::last::Last;
 use super::log::{Log, Words};
-pub use super::need::{AccessAs, Answer, Done, Need, Shadow, Table, TaskReason, TaskSwitch};
+pub use super::need::{
+    AccessAs, Answer, Delivery, Done, Need, Shadow, Table, TaskReason, TaskSwitch,
+};
 use super::run;
 use super::stop::Why;
 pub(super) use super::stop::{Run, Stop};
@@ -126,6 +128,11 @@ impl Job {
             error,
         };
         self.begin(&Insn::task(order, ctx.mode(regs.rflags)), regs, ctx);
+    }
+
+    /// Becomes the delivery of an event, in whose place RIP stays.
+    pub fn begin_delivery(&mut self, event: &Delivery, regs: &Regs, ctx: &Context) {
+        self.begin(&Insn::event(event, ctx.mode(regs.rflags)), regs, ctx);
     }
 
     /// It can be stepped on.

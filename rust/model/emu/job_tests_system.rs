@@ -180,9 +180,12 @@ impl System {
 
     /// Runs an instruction to its end.
     fn run(&mut self, bytes: &[u8], regs: &Regs) -> (Need, Regs) {
+        self.run_job(Job::new(bytes, regs, &self.ctx).unwrap())
+    }
+
+    fn run_job(&mut self, mut job: Job) -> (Need, Regs) {
         self.loads.clear();
         self.rights.clear();
-        let mut job = Job::new(bytes, regs, &self.ctx).unwrap();
         let mut answer = Answer::Start;
         for _ in 0..1000 {
             let need = job.step(answer);
@@ -546,6 +549,8 @@ fn ports_and_their_permission_map() {
     assert_eq!(s.fault(&[0xec], &at_stack(&[(RDX, 0x3f7)])), gp(0));
 }
 
+#[path = "job_tests_deliver.rs"]
+mod deliver;
 #[path = "job_tests_far.rs"]
 mod far;
 #[path = "job_tests_interrupt.rs"]

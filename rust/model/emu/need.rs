@@ -315,6 +315,19 @@ impl TaskReason {
     }
 }
 
+/// An event that is delivered by the emulator, as the CPU does it between two instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The vector.
+    pub vector: u8,
+    /// What is pushed last, where the mode has error codes.
+    pub error: Option<u32>,
+    /// Bytes of the instruction at RIP that asked for it (INT n, INT3, INTO), and is gone on behind; 0 if none did.
+    pub insn_len: u8,
+    /// INT n, which virtual-8086 mode treats differently.
+    pub int_n: bool,
+}
+
 /// A task switch, the checks of the instruction itself passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TaskSwitch {

@@ -124,7 +124,7 @@ fn other(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg, c: Arg) -> Run<()> {
             seg::run(cx, kind, a, b)
         }
         JmpFar | JmpFarMem | CallFar | CallFarMem | RetFar => far::run(cx, kind),
-        Int | Int3 | Into | Iret => int::run(cx, kind),
+        Int | Int3 | Into | Iret | Deliver => int::run(cx, kind),
         Syscall | Sysret | Sysenter | Sysexit => syscall::run(cx, kind),
         Sgdt | Sidt | Lgdt | Lidt | Cpuid | Rdtsc | Rdtscp | Rdpid | Rdpmc | Xgetbv | Xsetbv
         | Hlt | Invd | Wbinvd | Wbnoinvd | Clac | Stac | Swapgs | Rdfsbase | Fnstcw | Fnstsw

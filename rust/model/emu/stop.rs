@@ -7,7 +7,7 @@
 use core::num::NonZeroU64;
 
 use super::need::{TaskReason, TaskSwitch};
-use crate::model::event::Exception;
+use crate::model::event::{vector, Exception};
 
 /// Why the instruction's code stopped early; [`Stop::why`] says it in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,18 @@ impl Stop {
         matches!(self.0.get() & 0xff, FAULT | FAULT_WITH_ERROR)
     }
 
+    /// The same, of the delivery of an event that no instruction asked for: error codes that name a selector say that (the bit EXT).
+    pub(super) const fn external(self) -> Self {
+        match self.why() {
+            Why::Fault(Exception {
+                vector: vector @ (vector::TS | vector::NP | vector::SS | vector::GP),
+                error: Some(error),
+                ..
+            }) => Self::fault_with(vector, error | 1),
+            _ => self,
+        }
+    }
+
     /// What it is.
     pub(super) const fn why(self) -> Why {
         let word = self.0.get();
@@ -112,6 +124,17 @@ mod tests {
                 assert_eq!(stop.why(), Why::TaskSwitch(TaskSwitch { selector, reason }));
                 assert!(!stop.is_fault());
             }
+        }
+        let outside = |stop: Stop| stop.external().why();
+        let gp = Exception::with_error(vector::GP, 0x1b);
+        assert_eq!(outside(Stop::fault_with(vector::GP, 0x1a)), Why::Fault(gp));
+        for stop in [
+            Stop::fault(vector::GP),
+            Stop::fault_with(vector::AC, 0),
+            Stop::NEED,
+            Stop::task_switch(8, Gate),
+        ] {
+            assert_eq!(outside(stop), stop.why());
         }
         assert!(!Stop::NEED.is_fault() && !Stop::UNHANDLED.is_fault());
     }

@@ -601,3 +601,5 @@ pub(super) const NOW3D: Desc = OTHER_IB;
 pub(super) const VZERO: Desc = d0(Kind::Other);
 /// A task switch, which no bytes are.
 pub(super) const TASK: Desc = d0(Kind::TaskSwitch);
+/// The delivery of an event, which no bytes are either.
+pub(super) const DELIVER: Desc = d0(Kind::Deliver);
