@@ -9,6 +9,8 @@ use super::{Access, Gfn, GfnRange, Gpa, Hva, Level, Perms, PAGE_SHIFT, PAGE_SIZE
 
 /// Slots that user space may have in an address space (KVM_CAP_NR_MEMSLOTS); larger ids are refused.
 pub const USER_SLOTS: u16 = 32764;
+/// The slot of the page tables over which the hardware runs guests that have paging off, beyond those of user space.
+pub const IDENTITY_SLOT: u16 = USER_SLOTS + 1;
 /// The largest slot, in pages; dirty bitmaps are indexed by 31 bits.
 pub const MAX_SLOT_PAGES: u64 = (1 << 31) - 1;
 /// KVM_MEM_LOG_DIRTY_PAGES.
@@ -236,7 +238,18 @@ pub enum SlotError {
 
 /// Checks a request against the slots there are, in the order of KVM's checks, and tells what it means.
 pub fn plan(slots: &[Slot], request: &SlotRequest, limits: &Limits) -> Result<Change, SlotError> {
-    let id = check_words(request, limits)?;
+    let id = slot_id(request.slot).ok_or(SlotError::Invalid)?;
+    plan_as(slots, id, request, limits)
+}
+
+/// As [`plan`] for the slot `id`, which may be one of our own.
+pub fn plan_as(
+    slots: &[Slot],
+    id: u16,
+    request: &SlotRequest,
+    limits: &Limits,
+) -> Result<Change, SlotError> {
+    check_words(request, limits)?;
     let old = slots.iter().find(|slot| slot.id == id).copied();
     if request.size == 0 {
         return old.map(Change::Delete).ok_or(SlotError::Invalid);
@@ -264,11 +277,10 @@ pub fn plan(slots: &[Slot], request: &SlotRequest, limits: &Limits) -> Result<Ch
     Ok(change)
 }
 
-/// The checks that need no look at the other slots. Gives the slot id.
-fn check_words(request: &SlotRequest, limits: &Limits) -> Result<u16, SlotError> {
+/// The checks that need no look at the other slots.
+fn check_words(request: &SlotRequest, limits: &Limits) -> Result<(), SlotError> {
     let unaligned = |value: u64| value & PAGE_SIZE.wrapping_sub(1) != 0;
     let hva_end = request.hva.checked_add(request.size);
-    let id = slot_id(request.slot);
     let bad = request.flags & !limits.flags != 0
         || unaligned(request.size)
         || unaligned(request.gpa)
@@ -276,7 +288,10 @@ fn check_words(request: &SlotRequest, limits: &Limits) -> Result<u16, SlotError>
         || hva_end.is_none_or(|end| end > limits.hva_end)
         || request.gpa.checked_add(request.size).is_none()
         || request.size >> PAGE_SHIFT > MAX_SLOT_PAGES;
-    id.filter(|_| !bad).ok_or(SlotError::Invalid)
+    if bad {
+        return Err(SlotError::Invalid);
+    }
+    Ok(())
 }
 
 /// What turns `old` into `new`. A slot's size, memory and read-only flag never change.

@@ -13,6 +13,37 @@ const LIMITS: Limits = Limits {
     flags: FLAG_READONLY | FLAG_LOG_DIRTY,
 };
 
+/// User space can neither name the slot of ours, nor have one in its place.
+#[test]
+fn the_identity_slot_is_not_user_spaces() {
+    let limits = LIMITS;
+    let page = SlotRequest {
+        gpa: 0xfffb_c000,
+        size: PAGE_SIZE,
+        ..request()
+    };
+    let Ok(Change::Create(ours)) = plan_as(&[], IDENTITY_SLOT, &page, &limits) else {
+        panic!("it is refused")
+    };
+    assert_eq!((ours.id, ours.npages), (IDENTITY_SLOT, 1));
+    let slots = [ours];
+    assert_eq!(plan(&slots, &page, &limits), Err(SlotError::Overlap));
+    for size in [0, PAGE_SIZE] {
+        let named = SlotRequest {
+            slot: IDENTITY_SLOT.into(),
+            size,
+            ..page
+        };
+        assert_eq!(plan(&slots, &named, &limits), Err(SlotError::Invalid));
+    }
+    let unaligned = SlotRequest {
+        gpa: 0xfffb_c001,
+        ..page
+    };
+    let refused = plan_as(&[], IDENTITY_SLOT, &unaligned, &limits);
+    assert_eq!(refused, Err(SlotError::Invalid));
+}
+
 fn request() -> SlotRequest {
     SlotRequest {
         slot: 3,

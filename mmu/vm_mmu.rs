@@ -307,11 +307,11 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         self.note(settled.bug);
     }
 
-    fn set_slot(&self, request: &SlotRequest) -> Result {
+    fn change_slots(&self, plan: impl FnOnce(&[Slot]) -> Result<Change, SlotError>) -> Result {
         let _changing = self.changing.lock();
         let (change, gone, set) = {
             let slots = self.slots.read();
-            let change = match slots::plan(slots.get(), request, &self.limits) {
+            let change = match plan(slots.get()) {
                 Ok(change) => change,
                 Err(SlotError::Invalid) => return Err(EINVAL),
                 Err(SlotError::Overlap) => return Err(EEXIST),
@@ -381,7 +381,26 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
     /// # Context
     /// A task; sleeps for an SRCU grace period.
     pub(crate) fn set_slot(&self, request: &SlotRequest) -> Result {
-        self.core.set_slot(request)
+        let limits = &self.core.limits;
+        self.core
+            .change_slots(|slots| slots::plan(slots, request, limits))
+    }
+
+    /// Makes the slot of one page that holds the page tables of guests that have paging off: EINVAL or EEXIST, as above.
+    ///
+    /// # Context
+    /// As above.
+    pub(crate) fn add_identity_slot(&self, gpa: u64, hva: u64) -> Result {
+        let request = SlotRequest {
+            slot: 0,
+            flags: 0,
+            gpa,
+            size: super::PAGE_SIZE,
+            hva,
+        };
+        let limits = &self.core.limits;
+        self.core
+            .change_slots(|slots| slots::plan_as(slots, slots::IDENTITY_SLOT, &request, limits))
     }
 
     /// How many leaves and tables there are; exact when nothing maps or unmaps meanwhile.

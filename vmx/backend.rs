@@ -10,6 +10,7 @@ use super::exit::{interruptibility, ExitReason, IntrInfo, Kind as IntrKind};
 use super::fields as f;
 use super::hw::{segment_fields, Hw};
 use super::insn::{self, Run};
+use super::modes;
 use super::setup::{self, GuestMsr, Init, ThreadCell};
 use super::shared::{options, read_caps, refused, Shared, Vpid, SHARED};
 use super::tlb::{Extent, Stale};
@@ -24,7 +25,7 @@ use crate::mmu::step::Step;
 use crate::mmu::vm_ledger::{skips, Roots, VcpuLedger};
 use crate::mmu::vm_mmu::MmuConfig;
 use crate::mmu::Level;
-use crate::model::cr::{cr0, efer};
+use crate::model::cr::cr0;
 use crate::model::event::{Kind, Vectoring};
 use crate::model::features::{self, Caps};
 use crate::model::msr::HwMsr;
@@ -197,6 +198,11 @@ impl Backend for Vmx {
             rip: 0,
             rflags: 0,
             protected: false,
+            restricted: shared.controls.restricted(),
+            unpaged: false,
+            cr3: 0,
+            identity: 0,
+            enterable: None,
         };
         let resident = Resident {
             vmcs: Vmcs::new(shared.controls.revision)?,
@@ -230,6 +236,19 @@ impl Backend for Vmx {
             return Err(EIO);
         }
         Ok(())
+    }
+
+    fn needs_identity_map() -> bool {
+        SHARED.get().is_ok_and(|s| s.controls.restricted())
+    }
+
+    fn set_identity_map(hw: &mut Hw, gpa: u64) {
+        hw.identity = gpa;
+    }
+
+    #[inline]
+    fn emulates(hw: &mut Hw, switch: &Switch) -> bool {
+        hw.restricted && hw.must_emulate(switch.regs.rflags)
     }
 
     fn sched_in(resident: &Resident, preempt: &PreemptOff) {
@@ -457,11 +476,11 @@ impl Backend for Vmx {
     }
 
     fn cr3(hw: &mut Hw) -> u64 {
-        hw.vmcs.read(f::GUEST_CR3)
+        hw.cr3()
     }
 
     fn set_cr3(hw: &mut Hw, value: u64) {
-        hw.vmcs.write(f::GUEST_CR3, value);
+        hw.set_cr3(value);
         hw.stale.linear();
     }
 
@@ -471,17 +490,15 @@ impl Backend for Vmx {
 
     fn set_modes(hw: &mut Hw, cr0: u64, cr4: u64, efer: u64) {
         let c = &hw.shared.controls;
-        // CD and NW are not switched by entries; the guest's cache control must not slow down the host's memory.
-        let hw_cr0 = cr0 & !(cr0::CD | cr0::NW) & c.cr0_allowed | c.cr0_set;
-        let hw_cr4 = cr4 & c.cr4_allowed | c.cr4_set | setup::host_mce();
-        hw.vmcs.write(f::GUEST_CR0, hw_cr0);
+        let m = modes::modes(c, cr0, cr4, efer, setup::host_mce());
+        hw.set_unpaged(m.identity);
+        hw.vmcs.write(f::GUEST_CR0, m.cr0);
         hw.vmcs.write(f::CR0_READ_SHADOW, cr0);
-        hw.vmcs.write(f::GUEST_CR4, hw_cr4);
+        hw.vmcs.write(f::GUEST_CR4, m.cr4);
         hw.vmcs.write(f::CR4_READ_SHADOW, cr4);
-        hw.vmcs.write(f::GUEST_EFER, efer);
-        let long = efer & efer::LMA != 0;
-        hw.set_entry(entry::IA32E, long);
-        if long {
+        hw.vmcs.write(f::GUEST_EFER, m.efer);
+        hw.set_entry(entry::IA32E, m.long);
+        if m.long {
             // Entry wants a 64-bit busy task state; a guest may enter long mode with a 16-bit one.
             let access = hw.vmcs.read(f::GUEST_TR_ACCESS);
             if access & 15 != 11 {
@@ -489,6 +506,7 @@ impl Backend for Vmx {
             }
         }
         hw.protected = cr0 & cr0::PE != 0;
+        hw.enterable = None;
         hw.stale.linear();
     }
 

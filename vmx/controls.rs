@@ -93,12 +93,16 @@ const PRIMARY: Wanted = Wanted {
         | primary::PAUSE,
 };
 
+/// The primary controls by which accesses to CR3 exit: set only while a guest without unrestricted guest has paging off.
+pub const CR3_EXITS: u32 = primary::CR3_LOAD | primary::CR3_STORE;
+
 const SECONDARY: Wanted = Wanted {
     word: Word::Secondary,
-    required: secondary::EPT | secondary::UNRESTRICTED_GUEST,
+    required: secondary::EPT,
     dynamic: 0,
     clearable: 0,
-    optional: secondary::VPID
+    optional: secondary::UNRESTRICTED_GUEST
+        | secondary::VPID
         | secondary::WBINVD
         | secondary::RDTSCP
         | secondary::INVPCID
@@ -181,8 +185,6 @@ pub enum Refusal {
     VmcsMemoryType(u32),
     /// There are no extended page tables.
     NoEpt,
-    /// Guests could not run unpaged.
-    NoUnrestrictedGuest,
     /// EPT lacks something: its name.
     EptLacks(&'static str),
     /// Required bits of a control word cannot be set.
@@ -199,9 +201,6 @@ impl fmt::Display for Refusal {
             Self::VmcsSize(bytes) => write!(f, "a VMCS needs {bytes} bytes"),
             Self::VmcsMemoryType(kind) => write!(f, "VMCS memory type {kind} is not write-back"),
             Self::NoEpt => write!(f, "the processor has no extended page tables (EPT)"),
-            Self::NoUnrestrictedGuest => {
-                write!(f, "the processor has no unrestricted guest mode")
-            }
             Self::EptLacks(what) => write!(f, "EPT has no {what}"),
             Self::Missing(word, bits) => write!(f, "{word:?} controls {bits:#x} are missing"),
             Self::Forced(word, bits) => {
@@ -254,7 +253,7 @@ pub struct Controls {
     pub ept_1g: bool,
     /// EPT can have five levels.
     pub ept_5_levels: bool,
-    /// Bits that a guest's CR0 must have; PE and PG are free under unrestricted guest.
+    /// Bits that a guest's CR0 must have; PE and PG are free under unrestricted guest only.
     pub cr0_set: u64,
     /// Bits that a guest's CR0 may have.
     pub cr0_allowed: u64,
@@ -269,6 +268,11 @@ pub struct Controls {
 }
 
 impl Controls {
+    /// Guests run with CR0.PE and CR0.PG set always: there is no unrestricted guest.
+    pub const fn restricted(&self) -> bool {
+        self.secondary & secondary::UNRESTRICTED_GUEST == 0
+    }
+
     /// The EPT pointer of tables with `levels` levels whose root is at `root`.
     pub const fn eptp(&self, root: u64, levels: u8) -> u64 {
         const WRITE_BACK: u64 = 6;
@@ -305,10 +309,16 @@ pub fn negotiate(caps: &VmxCaps, options: &Options) -> Result<Controls, Refusal>
     if vpid == VpidFlush::None {
         secondary &= !secondary::VPID;
     }
+    let cr0_set = if options.unrestricted_guest && secondary & secondary::UNRESTRICTED_GUEST != 0 {
+        // Manual: "Restrictions on VMX Operation": unrestricted guest frees PE and PG.
+        const PE_PG: u64 = 1 | (1 << 31);
+        caps.cr0_fixed0 & !PE_PG
+    } else {
+        secondary = restrict(caps, secondary)?;
+        caps.cr0_fixed0
+    };
 
     let has = |bit| caps.ept_vpid & bit != 0;
-    // Manual: "Restrictions on VMX Operation": unrestricted guest frees PE and PG.
-    const PE_PG: u64 = 1 | (1 << 31);
     Ok(Controls {
         revision: caps.revision(),
         pin,
@@ -323,13 +333,27 @@ pub fn negotiate(caps: &VmxCaps, options: &Options) -> Result<Controls, Refusal>
         ept_2m: has(ept_vpid::LEAF_2M),
         ept_1g: has(ept_vpid::LEAF_1G),
         ept_5_levels: has(ept_vpid::WALK_5),
-        cr0_set: caps.cr0_fixed0 & !PE_PG,
+        cr0_set,
         cr0_allowed: caps.cr0_fixed1,
         cr4_set: caps.cr4_fixed0,
         cr4_allowed: caps.cr4_fixed1,
         activity_hlt: caps.misc & (1 << 6) != 0,
         zero_length_injection: caps.misc & (1 << 30) != 0,
     })
+}
+
+/// The secondary controls without unrestricted guest. While a guest has paging off, CR3 in the VMCS is not its own, so that its accesses
+/// have to exit.
+fn restrict(caps: &VmxCaps, secondary: u32) -> Result<u32, Refusal> {
+    let missing = CR3_EXITS & !may_set(caps.primary);
+    if missing != 0 {
+        return Err(Refusal::Missing(Word::Primary, missing));
+    }
+    let forced = secondary::UNRESTRICTED_GUEST & must_set(caps.secondary);
+    if forced != 0 {
+        return Err(Refusal::Forced(Word::Secondary, forced));
+    }
+    Ok(secondary & !secondary::UNRESTRICTED_GUEST)
 }
 
 /// One control word out of what the processor offers and what we want.
@@ -350,14 +374,8 @@ fn check_ept(caps: &VmxCaps, options: &Options) -> Result<(), Refusal> {
     if !options.ept {
         return Err(Refusal::SwitchedOff("ept"));
     }
-    if !options.unrestricted_guest {
-        return Err(Refusal::SwitchedOff("unrestricted_guest"));
-    }
     if may_set(caps.secondary) & secondary::EPT == 0 {
         return Err(Refusal::NoEpt);
-    }
-    if may_set(caps.secondary) & secondary::UNRESTRICTED_GUEST == 0 {
-        return Err(Refusal::NoUnrestrictedGuest);
     }
     for (bit, name) in [
         (ept_vpid::WALK_4, "page walks of four levels"),

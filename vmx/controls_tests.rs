@@ -195,10 +195,46 @@ fn words_of_haswell() {
 #[test]
 fn refusals_name_what_is_missing() {
     let refused = |dump: &Dump| negotiate(&dump.caps(), &Options::default()).unwrap_err();
-    assert_eq!(refused(&LYNNFIELD), Refusal::NoUnrestrictedGuest);
     assert_eq!(refused(&PENRYN), Refusal::NoEpt);
     assert!(std::format!("{}", refused(&PENRYN)).contains("EPT"));
-    assert!(std::format!("{}", refused(&LYNNFIELD)).contains("unrestricted guest"));
+}
+
+/// A processor that has no unrestricted guest, and one where it is switched off.
+#[test]
+fn without_unrestricted_guest_pe_and_pg_stay_set() {
+    const PE_PG: u64 = 1 | 1 << 31;
+    let off = Options {
+        unrestricted_guest: false,
+        ..Options::default()
+    };
+    for (dump, options) in [
+        (LYNNFIELD, Options::default()),
+        (LYNNFIELD, off),
+        (ICELAKE, off),
+    ] {
+        let c = negotiate(&dump.caps(), &options).unwrap();
+        assert!(c.restricted());
+        assert_eq!(c.secondary & secondary::UNRESTRICTED_GUEST, 0);
+        assert_ne!(c.secondary & secondary::EPT, 0);
+        assert_eq!(c.cr0_set & PE_PG, PE_PG);
+        // The exits come and go with paging.
+        assert_eq!(c.primary & CR3_EXITS, 0);
+    }
+    let with = negotiate(&ICELAKE.caps(), &Options::default()).unwrap();
+    assert!(!with.restricted());
+    assert_eq!(with.cr0_set & PE_PG, 0);
+    // What it takes to do without.
+    let mut caps = LYNNFIELD.caps();
+    caps.primary &= !(u64::from(primary::CR3_STORE) << 32);
+    let refusal = negotiate(&caps, &Options::default()).unwrap_err();
+    assert_eq!(refusal, Refusal::Missing(Word::Primary, primary::CR3_STORE));
+    let mut caps = ICELAKE.caps();
+    caps.secondary |= u64::from(secondary::UNRESTRICTED_GUEST);
+    let refusal = negotiate(&caps, &off).unwrap_err();
+    assert_eq!(
+        refusal,
+        Refusal::Forced(Word::Secondary, secondary::UNRESTRICTED_GUEST)
+    );
 }
 
 #[test]
@@ -264,13 +300,6 @@ fn options_switch_features_off() {
             ..Options::default()
         }),
         Err(Refusal::SwitchedOff("ept"))
-    );
-    assert_eq!(
-        with(Options {
-            unrestricted_guest: false,
-            ..Options::default()
-        }),
-        Err(Refusal::SwitchedOff("unrestricted_guest"))
     );
 }
 

@@ -3,7 +3,8 @@
 #![deny(unsafe_code)]
 
 use super::backend::Exit;
-use super::controls::{primary, VpidFlush};
+use super::controls::{entry, primary, VpidFlush, CR3_EXITS};
+use super::enterable::{enterable, Selected};
 use super::exit::{activity, Basic, EptViolation, IntrInfo, Kind as IntrKind};
 use super::fields::{self as f, SegmentFields};
 use super::insn::{self, Run};
@@ -13,7 +14,7 @@ use super::vmcs::Fields;
 use crate::mmu::step::Step;
 use crate::mmu::vm_ledger::{skips, Roots, VcpuLedger};
 use crate::model::event::Exception;
-use crate::model::regs::{rflags, Attr, Seg, Segment, RSP};
+use crate::model::regs::{rflags, Attr, Seg, Segment, Segments, RSP};
 use crate::sys::cpu::IrqOff;
 use crate::sys::page::Pages;
 use crate::sys::switch::Switch;
@@ -39,6 +40,15 @@ pub(crate) struct Hw {
     pub(super) rflags: u64,
     /// CR0.PE is set.
     pub(super) protected: bool,
+    /// There is no unrestricted guest.
+    pub(super) restricted: bool,
+    /// Paging is off, so that CR3 in the VMCS is `identity`, and the guest's is `cr3`.
+    pub(super) unpaged: bool,
+    pub(super) cr3: u64,
+    /// Where the page tables of a guest that has paging off are.
+    pub(super) identity: u64,
+    /// Entry takes the segment registers, with RFLAGS.VM as it says.
+    pub(super) enterable: Option<bool>,
 }
 
 impl Hw {
@@ -148,6 +158,59 @@ impl Hw {
         }
     }
 
+    /// The guest's CR3.
+    pub(super) fn cr3(&mut self) -> u64 {
+        if self.unpaged {
+            self.cr3
+        } else {
+            self.vmcs.read(f::GUEST_CR3)
+        }
+    }
+
+    /// Sets it.
+    pub(super) fn set_cr3(&mut self, value: u64) {
+        if self.unpaged {
+            self.cr3 = value;
+        } else {
+            self.vmcs.write(f::GUEST_CR3, value);
+        }
+    }
+
+    /// Runs the guest over our page tables from now on, or over its own.
+    pub(super) fn set_unpaged(&mut self, on: bool) {
+        if on != self.unpaged {
+            let cr3 = self.cr3();
+            self.unpaged = on;
+            self.cr3 = cr3;
+            let value = if on { self.identity } else { cr3 };
+            self.vmcs.write(f::GUEST_CR3, value);
+            self.set_primary(CR3_EXITS, on);
+        }
+    }
+
+    /// Whether entry refuses the guest as it is, with these flags: in real mode always, in protected mode until its segment registers are
+    /// loaded. What it has run with, it can be entered with again, but for virtual-8086 mode, which has rules of its own.
+    #[inline(never)]
+    pub(super) fn must_emulate(&mut self, flags: u64) -> bool {
+        if !self.protected {
+            return true;
+        }
+        let vm86 = flags & rflags::VM != 0;
+        if self.enterable == Some(vm86) {
+            return false;
+        }
+        let selected = Selected {
+            segs: Segments::each(|seg| self.read_segment(segment_fields(seg))),
+            tr: self.read_segment(&f::GUEST_TR),
+            ldtr: self.read_segment(&f::GUEST_LDTR),
+            vm86,
+            long: self.entry & entry::IA32E != 0,
+        };
+        let good = enterable(&selected);
+        self.enterable = good.then_some(vm86);
+        !good
+    }
+
     /// A segment register.
     pub(super) fn read_segment(&mut self, fields: &SegmentFields) -> Segment {
         Segment {
@@ -161,6 +224,7 @@ impl Hw {
     /// Sets a segment register; `access` are its access rights if it is usable.
     pub(super) fn write_segment(&mut self, fields: &SegmentFields, value: Segment, access: u32) {
         const UNUSABLE: u32 = 1 << 16;
+        self.enterable = None;
         let present = value.attr.p() && !value.attr.unusable();
         self.vmcs.write(fields.base, value.base);
         self.vmcs.write(fields.limit, value.limit);

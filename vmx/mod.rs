@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The Intel backend: Virtual Machine Extensions (Intel SDM volume 3, from the chapter "Introduction to Virtual Machine Extensions").
 //!
-//! `controls`, `exit`, `fields` and `vpid` are pure and also tested on the host; the rest exists in the kernel only.
+//! `controls`, `enterable`, `exit`, `fields`, `modes`, `tlb` and `vpid` are pure and also tested on the host; the rest exists in the kernel only.
 
 // The tables are complete and the library is public; the module uses a part of them and exports nothing.
 #[cfg_attr(CONFIG_RUST, expect(dead_code, unreachable_pub))]
 pub mod controls;
+#[cfg_attr(CONFIG_RUST, expect(unreachable_pub))]
+pub mod enterable;
 #[cfg_attr(CONFIG_RUST, expect(dead_code, unreachable_pub))]
 pub mod exit;
 #[cfg_attr(CONFIG_RUST, expect(dead_code, unreachable_pub))]
 pub mod fields;
+#[cfg_attr(CONFIG_RUST, expect(unreachable_pub))]
+pub mod modes;
 #[cfg_attr(CONFIG_RUST, allow(unreachable_pub))]
 pub mod tlb;
 #[cfg_attr(CONFIG_RUST, expect(unreachable_pub))]

@@ -109,6 +109,18 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     /// ([`crate::hv::exits`]).
     fn init(hw: &mut Self::Hw, resident: &Self::Resident, root: u64, off: u32) -> Result;
 
+    /// The hardware runs guests that have paging off over page tables at a guest-physical address, which hold each address at itself.
+    fn needs_identity_map() -> bool {
+        false
+    }
+    /// Tells where they are; once, before [`Backend::set_modes`].
+    fn set_identity_map(_hw: &mut Self::Hw, _gpa: u64) {}
+    /// The hardware cannot run the guest in the state that it is in: the emulator has to.
+    #[inline]
+    fn emulates(_hw: &mut Self::Hw, _switch: &Switch) -> bool {
+        false
+    }
+
     /// The thread got a CPU. Preemption off.
     fn sched_in(resident: &Self::Resident, preempt: &PreemptOff);
     /// The thread loses its CPU. Preemption off.

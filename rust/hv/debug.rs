@@ -54,6 +54,11 @@ impl GuestDebug {
         self.has(STEP)
     }
 
+    /// INT3 is user space's.
+    pub(crate) fn stops_at_int3(&self) -> bool {
+        self.has(uapi::KVM_GUESTDBG_USE_SW_BP)
+    }
+
     /// Interrupts and NMIs wait.
     pub(crate) fn blocks_interrupts(&self) -> bool {
         self.has(uapi::KVM_GUESTDBG_BLOCKIRQ)
@@ -174,6 +179,17 @@ impl<B: Backend> Loaded<'_, B> {
             return true;
         }
         false
+    }
+
+    /// The #DB of breakpoints at the instruction that the emulator is about to execute, as the hardware raises it before one.
+    pub(crate) fn breakpoint_here(&mut self) -> Option<Exception> {
+        let c = &self.state.controls;
+        let (dr, dr7) = self.state.debug.breakpoints().unwrap_or((c.dr, c.dr7));
+        if dr7 & cr::dr7::ENABLES == 0 || self.state.switch.regs.rflags & rflags::RF != 0 {
+            return None;
+        }
+        let hit = cr::code_breakpoints(&dr, dr7, self.linear_rip());
+        (hit != 0).then(|| Exception::debug(hit))
     }
 
     /// A breakpoint instruction: KVM_EXIT_DEBUG for who asked for it.

@@ -12,6 +12,7 @@ use crate::mmu::gwalk::Access;
 use crate::mmu::Gpa;
 use crate::model::cr::dr6;
 use crate::model::emu::decode::decode;
+use crate::model::emu::insn::Kind;
 use crate::model::emu::job::{self, AccessAs, Answer, Need, TaskSwitch};
 use crate::model::event::Exception;
 use crate::model::ioevent::Bus;
@@ -176,12 +177,13 @@ impl<B: Backend> Loaded<'_, B> {
             Need::Done(done) => Met::End(self.finish(done)),
             Need::Fault(e) => {
                 self.take_progress();
-                self.raise(e);
+                self.raise_from_job(e);
                 Met::End(Flow::Resume)
             }
             Need::TaskSwitch(switch) => {
                 self.take_progress();
-                self.set_task_switch(switch, None);
+                let error = self.delivered_through_gate();
+                self.set_task_switch(switch, error);
                 Met::Answer(Answer::Start)
             }
             Need::Unhandled => {
@@ -410,6 +412,9 @@ impl<B: Backend> Loaded<'_, B> {
         };
         if !done.repeat {
             B::set_shadow(&mut self.state.hw, shadow);
+        }
+        if self.state.job.insn().kind() == Kind::Deliver {
+            self.state.events.complete(None);
         }
         if done.iret {
             B::set_nmi_masked(&mut self.state.hw, false);

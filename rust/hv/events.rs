@@ -45,8 +45,32 @@ impl<B: Backend> Loaded<'_, B> {
     #[inline(never)]
     fn plan_events(&mut self, gates: &Gates) -> bool {
         let plan = self.state.events.plan(gates);
-        match plan.next {
-            Next::None | Next::Acknowledge => {}
+        if let Some(event) = self.next_event(plan.next) {
+            B::inject(&mut self.state.hw, event);
+        }
+        let irq_window = plan.irq_window && !gates.closed;
+        let nmi_window = plan.nmi_window && !gates.closed;
+        B::set_irq_window(&mut self.state.hw, irq_window);
+        B::set_nmi_window(&mut self.state.hw, nmi_window);
+        self.state.windows = irq_window || nmi_window;
+        plan.exit_at_once && !gates.closed
+    }
+
+    /// The event that the emulator has to deliver before the next instruction.
+    pub(super) fn event_to_emulate(&mut self) -> Option<Inject> {
+        if self.state.events.is_idle() {
+            return None;
+        }
+        let mut gates = self.gates();
+        gates.closed = self.state.debug.blocks_interrupts();
+        let plan = self.state.events.plan(&gates);
+        self.next_event(plan.next)
+    }
+
+    /// What is to be delivered, after what happens besides.
+    fn next_event(&mut self, next: Next) -> Option<Inject> {
+        Some(match next {
+            Next::None | Next::Acknowledge => return None,
             Next::Exception {
                 exception,
                 fresh,
@@ -66,23 +90,17 @@ impl<B: Backend> Loaded<'_, B> {
                 if set_rf {
                     self.state.switch.regs.rflags |= rflags::RF;
                 }
-                B::inject(&mut self.state.hw, Inject::Exception(exception));
+                Inject::Exception(exception)
             }
             Next::Nmi => {
                 self.count(Stat::NmiInjections);
-                B::inject(&mut self.state.hw, Inject::Nmi);
+                Inject::Nmi
             }
             Next::Interrupt(i) => {
                 self.count(Stat::IrqInjections);
-                B::inject(&mut self.state.hw, Inject::Interrupt(i));
+                Inject::Interrupt(i)
             }
-        }
-        let irq_window = plan.irq_window && !gates.closed;
-        let nmi_window = plan.nmi_window && !gates.closed;
-        B::set_irq_window(&mut self.state.hw, irq_window);
-        B::set_nmi_window(&mut self.state.hw, nmi_window);
-        self.state.windows = irq_window || nmi_window;
-        plan.exit_at_once && !gates.closed
+        })
     }
 
     /// What an exception writes besides the stack, at the moment it is delivered.

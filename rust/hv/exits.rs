@@ -46,11 +46,12 @@ pub(crate) fn disable<B: Backend>(vm: &Vm<B>, set: u64) -> Result {
         return Err(EINVAL);
     }
     let set = set as u32;
-    vm.before_vcpus(|| {
+    vm.before_vcpus(|_| {
         if set & !(PAUSE | APERFMPERF) != 0 {
             params::idle_in_guest();
         }
         vm.policy.disable_exits(set);
+        Ok(())
     })
 }
 

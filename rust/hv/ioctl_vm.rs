@@ -45,13 +45,13 @@ impl<B: Backend> file::FileObject for Vm<B> {
                     r.userspace_addr,
                 )
             }
-            // Places for pages that this implementation does not need: real mode runs without them.
+            // A place for pages that this implementation does not need: real mode runs without them.
             ioctl::SET_TSS_ADDR => set_tss_addr(arg),
             ioctl::SET_IDENTITY_MAP_ADDR => {
-                let _address: u64 = user::get(arg)?;
-                if vm.has_vcpus() {
-                    return Err(EINVAL);
-                }
+                vm.before_vcpus(|table| {
+                    table.identity.set_address(user::get(arg)?);
+                    Ok(())
+                })?;
                 Ok(0)
             }
             ioctl::GET_DIRTY_LOG => {
@@ -150,7 +150,8 @@ fn set_memory<B: Backend>(
 fn create_vcpu<B: Backend>(vm: &Arc<Vm<B>>, arg: usize) -> Result<isize> {
     let id = u32::try_from(arg).map_err(|_| EINVAL)?;
     vm.add_vcpu(id, |shared, table| {
-        let (vcpu, offset) = Vcpu::new(vm, id, shared, table.tsc_offset)?;
+        let identity = table.identity.of_vcpu(vm)?;
+        let (vcpu, offset) = Vcpu::new(vm, id, shared, table.tsc_offset, identity)?;
         let fd = file::new_fd(|_| {
             let vm = vm.clone();
             Ok(Arc::new(VcpuFile { vm, vcpu }, GFP_KERNEL_ACCOUNT)?)

@@ -70,6 +70,9 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
     }
     cx.catch_up_tsc();
     cx.refresh_clock();
+    if B::emulates(&mut cx.state.hw, &cx.state.switch) {
+        return cx.run_emulated();
+    }
     let exit_at_once = cx.inject_events();
     let irq = IrqOff::new();
     if cx.shared.presence.enter(irq.cpu()) && !vm_ledger::forgets_demand() {
@@ -134,7 +137,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// User space waits for the moment at which an interrupt can be injected, and it is now.
     #[inline]
-    fn irq_window_is_open(&mut self) -> bool {
+    pub(super) fn irq_window_is_open(&mut self) -> bool {
         let open = self.run.wants_irq_window() && self.ready_for_interrupt();
         if open {
             self.run.set_reason(uapi::KVM_EXIT_IRQ_WINDOW_OPEN);
@@ -145,7 +148,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Does the work that waited for this thread when it was about to enter the guest: EINTR when it is a signal.
     #[cold]
-    fn work(&mut self) -> Result<Flow> {
+    pub(super) fn work(&mut self) -> Result<Flow> {
         if self.irq_window_is_open() {
             return Ok(Flow::User);
         }

@@ -176,6 +176,7 @@ impl<B: Backend> VcpuState<B> {
 
 impl<B: Backend> Vcpu<B> {
     /// A vCPU in its state after reset, with this offset of its time-stamp counter, or one that starts it at zero; tells which it is.
+    /// `identity` is where the page tables of guests without paging are, if the hardware needs them.
     /// (Not inlined: its stack frame is large.)
     #[inline(never)]
     pub(crate) fn new(
@@ -183,6 +184,7 @@ impl<B: Backend> Vcpu<B> {
         id: u32,
         shared: Arc<VcpuShared>,
         tsc_offset: Option<u64>,
+        identity: Option<u64>,
     ) -> Result<(Arc<Self>, u64)> {
         let (hw, resident) = B::new_vcpu()?;
         let run = Arc::new(
@@ -205,6 +207,9 @@ impl<B: Backend> Vcpu<B> {
         let offset = vcpu.with_loaded(vm, |cx| {
             let off = vm.policy.disabled_exits();
             B::init(&mut cx.state.hw, cx.resident, vm.mmu.root(), off)?;
+            if let Some(gpa) = identity {
+                B::set_identity_map(&mut cx.state.hw, gpa);
+            }
             cx.update_instructions();
             cx.reset();
             // A rate that cannot be made is not followed, as in KVM.

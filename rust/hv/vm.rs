@@ -10,6 +10,7 @@ use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 
 use crate::hv::backend::Backend;
 use crate::hv::clock::VmClock;
+use crate::hv::identity::IdentityMap;
 use crate::hv::ioevent::IoEvents;
 use crate::hv::msr_filter::MsrFilter;
 use crate::hv::policy::Policy;
@@ -127,6 +128,7 @@ pub(crate) struct VcpuTable {
     ids: KVec<u32>,
     /// The TSC offset of the first vCPU: later ones start in step with it.
     pub(crate) tsc_offset: Option<u64>,
+    pub(crate) identity: IdentityMap,
 }
 
 /// A virtual machine.
@@ -169,7 +171,7 @@ impl<B: Backend> Vm<B> {
                 clock: VmClock::new(),
                 msr_filter <- MsrFilter::new(),
                 ioevents <- IoEvents::new()?,
-                table <- new_mutex!(VcpuTable { ids: KVec::new(), tsc_offset: None }, "lodge_vcpus"),
+                table <- new_mutex!(VcpuTable { ids: KVec::new(), tsc_offset: None, identity: IdentityMap::new() }, "lodge_vcpus"),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -233,13 +235,12 @@ impl<B: Backend> Vm<B> {
     }
 
     /// Runs `f` as long as there is no vCPU, and none can come meanwhile; EINVAL once there is one.
-    pub(crate) fn before_vcpus(&self, f: impl FnOnce()) -> Result {
-        let table = self.table.lock();
+    pub(crate) fn before_vcpus(&self, f: impl FnOnce(&mut VcpuTable) -> Result) -> Result {
+        let mut table = self.table.lock();
         if !table.ids.is_empty() {
             return Err(EINVAL);
         }
-        f();
-        Ok(())
+        f(&mut table)
     }
 
     /// Makes a vCPU known to [`Kicks`]; the room is allocated before the spinlock is taken.

@@ -236,7 +236,6 @@ impl Word {
 }
 
 /// Is there work that [`guest_work`] would do?
-#[cfg(lodge_ledger)]
 pub(crate) fn guest_work_pending() -> bool {
     ffi::lodge_guest_work_pending()
 }

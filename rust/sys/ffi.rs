@@ -60,7 +60,6 @@ unsafe extern "C" {
     pub(crate) fn lodge_kick_note(cpu: u32);
     pub(crate) fn lodge_kick_noted();
     pub(crate) fn lodge_guest_prepare() -> bool;
-    #[cfg(lodge_ledger)]
     pub(crate) safe fn lodge_guest_work_pending() -> bool;
     pub(crate) fn lodge_guest_work() -> c_int;
     pub(crate) fn lodge_sigmask_enter(mask: u64);

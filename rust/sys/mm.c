@@ -9,6 +9,7 @@
 #include <linux/cc_platform.h>
 #include <linux/cpu.h>
 #include <linux/highmem.h>
+#include <linux/mman.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pagemap.h>
@@ -390,6 +391,29 @@ bool lodge_mm_is_current(const struct lodge_mm *mm)
 }
 
 /* -- User memory of the current mm. Task. */
+
+/*
+ * Maps a page into the current mm, shared so that no fork makes a copy of it: its address, or a negative error. *@mm is the mm, with a
+ * reference, if it worked. Sleeps.
+ */
+s64 lodge_map_page(struct mm_struct **mm)
+{
+	unsigned long hva = vm_mmap(NULL, 0, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, 0);
+
+	if (!IS_ERR_VALUE(hva)) {
+		mmgrab(current->mm);
+		*mm = current->mm;
+	}
+	return hva;
+}
+
+/* Gives back the reference, and unmaps the page if @mm is the current one: it goes with its mm otherwise. Sleeps. */
+void lodge_unmap_page(struct mm_struct *mm, u64 hva)
+{
+	if (current->mm == mm)
+		vm_munmap(hva, PAGE_SIZE);
+	mmdrop(mm);
+}
 
 /* The first address that is not a user address. */
 u64 lodge_user_end(void)

@@ -59,6 +59,8 @@ int lodge_mm_watch(struct lodge_mm **out, const struct lodge_mm_events *events, 
 void lodge_mm_unwatch(struct lodge_mm *mm);
 bool lodge_mm_is_current(const struct lodge_mm *mm);
 
+s64 lodge_map_page(struct mm_struct **mm);
+void lodge_unmap_page(struct mm_struct *mm, u64 hva);
 u64 lodge_user_end(void);
 /* What was found at a user address. */
 struct lodge_user_word {

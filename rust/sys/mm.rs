@@ -57,6 +57,8 @@ unsafe extern "C" {
     fn lodge_mm_unwatch(mm: *mut c_void);
     fn lodge_mm_is_current(mm: *const c_void) -> bool;
     safe fn lodge_cond_resched();
+    fn lodge_map_page(mm: *mut *mut c_void) -> i64;
+    fn lodge_unmap_page(mm: *mut c_void, hva: u64);
     safe fn lodge_user_end() -> u64;
     fn lodge_user_words_are(word: *const UserWord, n: u64) -> bool;
     fn lodge_read_user_word(to: *mut u64, hva: u64, bytes: u32) -> bool;
@@ -276,6 +278,47 @@ impl Drop for HostPage {
     fn drop(&mut self) {
         // SAFETY: by the invariant; null is allowed.
         unsafe { lodge_host_page_put(self.raw.page, false) };
+    }
+}
+
+/// A page of anonymous memory in a process's address space, which sees it as its own memory. Unmapped when this is dropped there.
+///
+/// # Invariants
+/// `mm` is an mm to which this holds a reference.
+pub(crate) struct MappedPage {
+    hva: u64,
+    mm: NonNull<c_void>,
+}
+
+// SAFETY: the C functions may be called from any task.
+unsafe impl Send for MappedPage {}
+
+impl MappedPage {
+    /// Maps one into the current process. Task context, sleeps.
+    pub(crate) fn new() -> Result<Self> {
+        let mut mm = core::ptr::null_mut();
+        // SAFETY: `mm` is written.
+        let hva = unsafe { lodge_map_page(&mut mm) };
+        let Ok(address) = u64::try_from(hva) else {
+            return Err(Error::from_errno(hva as i32));
+        };
+        // INVARIANT: it worked, so `mm` comes with a reference.
+        Ok(Self {
+            hva: address,
+            mm: NonNull::new(mm).ok_or(ENOMEM)?,
+        })
+    }
+
+    /// Its user address.
+    pub(crate) fn hva(&self) -> u64 {
+        self.hva
+    }
+}
+
+impl Drop for MappedPage {
+    fn drop(&mut self) {
+        // SAFETY: by the invariant. In its own process the address is the process's to unmap, whatever is mapped there by now.
+        unsafe { lodge_unmap_page(self.mm.as_ptr(), self.hva) };
     }
 }
 

@@ -75,7 +75,7 @@ MODULE_PARM_DESC(flush_by_asid, "Flush single address-space identifiers (AMD)");
 module_param_named(large_pages, params.large_pages, bool, 0444);
 MODULE_PARM_DESC(large_pages, "Map guest memory with 2 MiB and 1 GiB pages where the host does");
 module_param_named(unrestricted_guest, params.unrestricted_guest, bool, 0444);
-MODULE_PARM_DESC(unrestricted_guest, "Run real mode directly (Intel); Lodge refuses to load without it");
+MODULE_PARM_DESC(unrestricted_guest, "Run real mode and unpaged modes directly (Intel); without it, real mode is emulated");
 
 #ifdef LODGE_LEDGER
 module_param_named(break_flush, params.break_flush, int, 0644);
@@ -187,7 +187,7 @@ FLAG(intel, unrestricted_guest, in_use.unrestricted_guest);
 FLAG(intel, vnmi, true);
 FLAG(intel, enable_apicv, false);
 FLAG(intel, flexpriority, false);
-FLAG(intel, emulate_invalid_guest_state, false);
+FLAG(intel, emulate_invalid_guest_state, true);
 FLAG(intel, nested, false);
 FLAG(intel, enable_shadow_vmcs, false);
 FLAG(intel, pml, false);

@@ -278,9 +278,8 @@ bool lodge_guest_prepare(void)
 	return __xfer_to_guest_mode_work_pending();
 }
 
-#ifdef LODGE_LEDGER
+/* Whether lodge_guest_work() has something to do. Task; the answer may be old. */
 bool lodge_guest_work_pending(void) { return __xfer_to_guest_mode_work_pending(); }
-#endif
 /* Interrupts on, may sleep: reschedules, delivers task work. -EINTR when a signal is pending. */
 int lodge_guest_work(void) { return xfer_to_guest_mode_handle_work(); }
 void lodge_cond_resched(void) { cond_resched(); }

@@ -12,8 +12,8 @@ slower=1
 if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
-SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle kvm-ioctls refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm perf refuse-nonpt refuse-nosvm"
-REFUSALS="refuse-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
+SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle kvm-ioctls intel-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm perf refuse-nonpt refuse-nosvm"
+REFUSALS="refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
 LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
 
@@ -21,6 +21,10 @@ LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-lifecycle-intel l
 PLAIN="large_pages=0 nrips=0 flush_by_asid=0 eptad=0 vpid=0"
 # A few tests that show whether the module works in another configuration.
 SAMPLE="micro/mem_ micro/slot_ micro/preempted micro/real_to stress/fault_ stress/mem_everything"
+
+# What depends on unrestricted guest: real mode, protected mode without paging, and the way between them.
+RESTRICTED="micro/real_ micro/every_mode micro/hlt micro/long_to micro/invalid_state micro/reset_vector micro/triple micro/task_ micro/debug_"
+RESTRICTED+=" micro/exception api/run_ api/close_orders hostile/refused_entry hostile/registers"
 
 # A CPU of QEMU's with all that it can do, but for MOVBE and RDPID.
 LA57=max,+svm,+npt,-movbe,-rdpid
@@ -217,6 +221,7 @@ suite() {
     # An emulated guest of an emulated host takes its time: one boot has to do on Bochs. (AMD's guests boot on TCG.)
     intel) suite_vm intel 4 2700 'boots a stock kernel' ;;
     intel-haswell | amd-bochs) suite_vm "$1" 4 2700 'memory-mapped access' ;;
+    intel-lynnfield) suite_matrix intel-lynnfield intel-lynnfield 4 900 '' "$RESTRICTED" none ;;
     perf) suite_perf ;;
     kvm-ioctls) suite_kvm_ioctls ;;
     qemu) suite_qemu qemu amd 1 ;;
@@ -226,7 +231,6 @@ suite() {
     ledger-intel | ledger-amd-bochs | long-ledger-intel | long-ledger-amd-bochs)
         suite_ledger "${1#long-}" "${1#*ledger-}" 6 2700 100 "ledger/ micro/slot_ micro/mem_ micro/dirty_log stress/fault_"
         ;;
-    refuse-lynnfield) suite_refuse 'no unrestricted guest' --vendor corei5_lynnfield_750 ;;
     refuse-penryn) suite_refuse 'no extended page tables' --vendor core2_penryn_t9600 ;;
     refuse-nosvm) suite_refuse 'neither Intel VMX nor AMD SVM' --cpu qemu64,-svm --log "$LODGE_LOG/vm-nosvm.log" ;;
     refuse-nonpt) suite_refuse 'no nested paging' --cpu EPYC,+svm,-npt --log "$LODGE_LOG/vm-nonpt.log" ;;
