@@ -555,3 +555,9 @@ pub fn on_bochs_svm() -> bool {
         .is_ok_and(|t| t.windows(5).any(|w| w == b"BOCHS"));
     bochs && cpuid(1, 0)[2] >> 31 == 0 && on_amd()
 }
+
+/// Does the hardware run guests in every mode? An Intel CPU without unrestricted guest, or a KVM that was told to do without, does not.
+pub fn unrestricted_guest() -> bool {
+    let parameter = "/sys/module/kvm_intel/parameters/unrestricted_guest";
+    std::fs::read_to_string(parameter).map_or(true, |s| s.trim() == "Y")
+}

@@ -169,7 +169,13 @@ fn breakpoint(c: &Vcpu, at: [u64; 4], enable: u64, more: u32) {
 
 fn hw_breakpoint() {
     on_step_capable();
-    let g = Guest::new(Mode::Long);
+    for mode in [Mode::Real, Mode::Prot, Mode::Long] {
+        hw_breakpoint_in(mode);
+    }
+}
+
+fn hw_breakpoint_in(mode: Mode) {
+    let g = Guest::new(mode);
     g.mem
         .write(CODE as usize, &[0x90, 0x90, 0x90, 0x90, 0x90, 0xf4]);
     breakpoint(&g.cpu, [CODE + 2, 0, 0, CODE + 4], 0x4c3, 0);
@@ -216,11 +222,15 @@ fn hw_watchpoint() {
 /// The guest's own DR7.GD stops its accesses for the guest, or for who uses the registers meanwhile.
 fn general_detect() {
     on_step_capable();
-    let g = Guest::new(Mode::Long);
-    g.load(|a| {
-        a.mov(rax, dr0)?;
-        a.hlt()
-    });
+    for mode in [Mode::Real, Mode::Prot, Mode::Long] {
+        general_detect_in(mode);
+    }
+}
+
+fn general_detect_in(mode: Mode) {
+    let g = Guest::new(mode);
+    // MOV from DR0, HLT.
+    g.mem.write(CODE as usize, &[0x0f, 0x21, 0xc0, 0xf4]);
     let mut d: kvm_debugregs = crate::must!(g.cpu.fd.take(GET_DEBUGREGS));
     d.dr7 = 0x2400;
     eq!(g.cpu.fd.give(SET_DEBUGREGS, &d), Ok(0));
@@ -235,7 +245,13 @@ fn sw_breakpoint() {
     if crate::sys::on_tcg() {
         harness::skip("TCG's SVM does not apply the intercept of #BP to INT3");
     }
-    let g = Guest::new(Mode::Long);
+    for mode in [Mode::Real, Mode::Prot, Mode::Long] {
+        sw_breakpoint_in(mode);
+    }
+}
+
+fn sw_breakpoint_in(mode: Mode) {
+    let g = Guest::new(mode);
     g.mem.write(CODE as usize, &[0x90, 0xcc, 0xf4]);
     debug(&g.cpu, KVM_GUESTDBG_USE_SW_BP);
     match g.cpu.run() {
@@ -248,7 +264,7 @@ fn sw_breakpoint() {
     let t = g.run_to_trap();
     eq!((t.vector, t.ip), (3, CODE + 2));
     // Not asked for: as ever.
-    let g = Guest::new(Mode::Long);
+    let g = Guest::new(mode);
     g.mem.write(CODE as usize, &[0x90, 0xcc, 0xf4]);
     debug(&g.cpu, KVM_GUESTDBG_USE_SW_BP);
     debug(&g.cpu, 0);

@@ -26,6 +26,7 @@ mod privilege;
 mod privilege_emulated;
 mod privilege_gates;
 pub mod privilege_where;
+mod real;
 mod tasks;
 mod threads;
 mod trace;
@@ -38,6 +39,7 @@ pub use lifecycle::end_machine;
 pub fn tests() -> Vec<Test> {
     [
         modes::TESTS,
+        real::TESTS,
         control::TESTS,
         pcid::TESTS,
         io::TESTS,
