@@ -9,6 +9,7 @@
 #   perf      the kernel's perf and its libraries
 #   extras    modules of the stock kernel that the selftests load: RAM disks, MSRs
 #   kvm-ioctls  the tests of the crate of that name (kvm-ioctls.sh)
+#   memtest   memtest86+ as a guest (memtest.sh)
 #   qemu      QEMU with its libraries and firmware, as in the Debian root, and drivers for its devices for the guest
 . "$(dirname "$0")/lib.sh"
 
@@ -165,10 +166,16 @@ part_guest() {
     pack "$work" "$PARTS/guest"
 }
 
+part_memtest() {
+    fresh "$PARTS/memtest" "$LODGE_CACHE/memtest/memtest" && return
+    install -D "$LODGE_CACHE/memtest/memtest" "$work/guest/memtest"
+    pack "$work" "$PARTS/memtest"
+}
+
 part_qemu() {
     local binary=/usr/bin/qemu-system-x86_64 modules file
     modules=$(readlink -f "$LODGE_CACHE/kernel/$(stock_version)/modules")/kernel
-    fresh "$PARTS/qemu" "$LODGE_ROOT$binary" "$VM"/{qemu-guest,qemu-tests,guest-devices} "$modules" && return
+    fresh "$PARTS/qemu" "$LODGE_ROOT$binary" "$VM"/{qemu-kvm,qemu-guest,qemu-monitor,qemu-tests,guest-devices} "$modules" && return
     # For the guest: drivers, and what uses them.
     mkdir -p "$work"/{bin,modules}
     cp "$VM/guest-devices" "$work/bin/"
@@ -178,7 +185,7 @@ part_qemu() {
     pack "$work" "$PARTS/guest-devices"
     mkdir -p "$work"/{bin,guest,usr/share/qemu}
     cp "$PARTS/guest-devices" "$work/guest/devices"
-    cp "$VM/qemu-guest" "$VM/qemu-tests" "$work/bin/"
+    cp "$VM"/{qemu-kvm,qemu-guest,qemu-monitor,qemu-tests} "$work/bin/"
     cp "$LODGE_ROOT$binary" "$work/bin/"
     # The loader and the libraries, at the places that the binary names.
     in_root ldd "$binary" | sed -nE 's@.*(=> |^\s*)(/[^ ]+) \(.*@\2@p' | while read -r file; do

@@ -15,7 +15,7 @@ if [ "$KERNEL" = debug ]; then slower=4; fi
 SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle kvm-ioctls intel-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm perf refuse-nonpt refuse-nosvm"
 REFUSALS="refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
-LONG_SUITES="long-amd long-host long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
+LONG_SUITES="long-amd long-qemu long-host long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
 
 # What the module can do without, as parameters that turn it off. Those of the other vendor change nothing.
 PLAIN="large_pages=0 nrips=0 flush_by_asid=0 eptad=0 vpid=0"
@@ -168,11 +168,12 @@ suite_kvm_ioctls() {
         "kvm-ioctls-tests '$modules' '${T:-}'"
 }
 
-# suite_qemu NAME VENDOR SLOW: unmodified QEMU runs on our module.
+# suite_qemu NAME VENDOR SLOW [--all]: unmodified QEMU runs on our module.
 suite_qemu() {
     local slow=$(($3 * slower))
-    "$env/vm.sh" --vendor "$2" --timeout "$((900 * slow))" --module "${MODULE:-ours}" --parts "guest qemu" --log "$LODGE_LOG/vm-$1.log" \
-        "qemu-tests --slow $slow '${T:-}'; tests=\$?; check-leaks; [ \$tests\$? = 00 ]"
+    "$env/memtest.sh"
+    "$env/vm.sh" --vendor "$2" --timeout "$((900 * slow))" --module "${MODULE:-ours}" --parts "guest qemu memtest" --log "$LODGE_LOG/vm-$1.log" \
+        "qemu-tests ${4:-} --slow $slow '${T:-}'; tests=\$?; check-leaks; [ \$tests\$? = 00 ]"
 }
 
 # suite_refuse WHY OPTION...: on a CPU that lacks something, the module says so, in a line that holds WHY, and stays out.
@@ -225,6 +226,7 @@ suite() {
     perf) suite_perf ;;
     kvm-ioctls) suite_kvm_ioctls ;;
     qemu) suite_qemu qemu amd 1 ;;
+    long-qemu) suite_qemu long-qemu amd 2 --all ;;
     qemu-intel | long-qemu-intel) suite_qemu qemu-intel intel 6 ;;
     ledger) suite_ledger ledger amd 6 1500 "$TCG_BRIEF" "$LEDGER" ;;
     long-ledger) suite_ledger ledger amd 6 3600 100 "$LEDGER stress/mem_ stress/life_200" ;;
