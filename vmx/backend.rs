@@ -3,7 +3,6 @@
 #![deny(unsafe_code)]
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Atomic, Relaxed};
 
 use super::controls::{entry, negotiate, primary, secondary, VpidFlush};
 use super::exit::{interruptibility, ExitReason, IntrInfo, Kind as IntrKind};
@@ -11,7 +10,8 @@ use super::fields as f;
 use super::hw::{segment_fields, Hw};
 use super::insn::{self, Run};
 use super::modes;
-use super::setup::{self, GuestMsr, Init, ThreadCell};
+use super::resident::Resident;
+use super::setup::{self, GuestMsr, Init};
 use super::shared::{options, read_caps, refused, Shared, Vpid, SHARED};
 use super::tlb::{Extent, Stale};
 use super::vmcs::{Fields, Vmcs};
@@ -40,21 +40,6 @@ use crate::sys::virt::CpuVirt;
 /// The Intel backend.
 pub(crate) struct Vmx;
 
-/// What context switches touch.
-pub(crate) struct Resident {
-    vmcs: Vmcs,
-    /// It came to this CPU since the last entry.
-    moved: Atomic<bool>,
-    /// The thread came to this CPU since the last entry.
-    switched: Atomic<bool>,
-    /// Something about the VMCS failed: no entry any more.
-    broken: Atomic<bool>,
-    /// The guest's values of [`GuestMsr::ALL`], while they are not in the CPU.
-    msrs: [Atomic<u64>; 6],
-    host_tsc_aux: Atomic<u64>,
-    thread: ThreadCell,
-}
-
 /// An exit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exit {
@@ -63,21 +48,6 @@ pub(crate) struct Exit {
     pub(super) reason: ExitReason,
     pub(super) info: IntrInfo,
     pub(super) vectoring: IntrInfo,
-}
-
-impl Resident {
-    /// Where the guest's value of `msr` is kept.
-    fn guest_msr(&self, msr: GuestMsr) -> &Atomic<u64> {
-        let [star, lstar, cstar, fmask, kernel_gs_base, tsc_aux] = &self.msrs;
-        match msr {
-            GuestMsr::Star => star,
-            GuestMsr::Lstar => lstar,
-            GuestMsr::Cstar => cstar,
-            GuestMsr::Fmask => fmask,
-            GuestMsr::KernelGsBase => kernel_gs_base,
-            GuestMsr::TscAux => tsc_aux,
-        }
-    }
 }
 
 /// The fields of the PDPTEs.
@@ -204,15 +174,7 @@ impl Backend for Vmx {
             identity: 0,
             enterable: None,
         };
-        let resident = Resident {
-            vmcs: Vmcs::new(shared.controls.revision)?,
-            moved: Atomic::new(false),
-            switched: Atomic::new(false),
-            broken: Atomic::new(false),
-            msrs: [const { Atomic::new(0) }; 6],
-            host_tsc_aux: Atomic::new(0),
-            thread: ThreadCell::new(),
-        };
+        let resident = Resident::new(Vmcs::new(shared.controls.revision)?);
         Ok((hw, resident))
     }
 
@@ -232,7 +194,7 @@ impl Backend for Vmx {
         hw.vmcs.write(f::GUEST_RIP, 0);
         hw.vmcs.write(f::GUEST_RFLAGS, rflags::FIXED);
         hw.rflags = rflags::FIXED;
-        if hw.broken() || resident.broken.load(Relaxed) {
+        if hw.broken() || resident.broken() {
             return Err(EIO);
         }
         Ok(())
@@ -252,61 +214,12 @@ impl Backend for Vmx {
     }
 
     fn sched_in(resident: &Resident, preempt: &PreemptOff) {
-        let Ok(shared) = SHARED.get() else { return };
-        let mut vmcs = Fields::default();
-        match resident.vmcs.load(preempt) {
-            Ok(true) => {
-                setup::host_cpu(&mut vmcs, preempt);
-                resident.moved.store(true, Relaxed);
-            }
-            Ok(false) => {}
-            Err(_) => resident.broken.store(true, Relaxed),
-        }
-        resident.switched.store(true, Relaxed);
-        resident
-            .thread
-            .set(setup::thread_in(&mut vmcs, preempt), preempt);
-        for (msr, host) in GuestMsr::ALL.into_iter().zip(shared.host_msrs) {
-            let guest = resident.guest_msr(msr).load(Relaxed);
-            match msr {
-                GuestMsr::TscAux if !shared.rdtscp => {}
-                GuestMsr::TscAux => {
-                    let host = msr.read(preempt);
-                    resident.host_tsc_aux.store(host, Relaxed);
-                    if guest != host {
-                        msr.write(guest, preempt);
-                    }
-                }
-                GuestMsr::KernelGsBase => msr.write(guest, preempt),
-                _ if guest != host => msr.write(guest, preempt),
-                _ => {}
-            }
-        }
-        if vmcs.broken() {
-            resident.broken.store(true, Relaxed);
-        }
+        resident.sched_in(preempt);
     }
 
     fn sched_out(resident: &Resident, preempt: &PreemptOff) {
         let Ok(shared) = SHARED.get() else { return };
-        for (msr, host) in GuestMsr::ALL.into_iter().zip(shared.host_msrs) {
-            let cell = resident.guest_msr(msr);
-            match msr {
-                GuestMsr::TscAux if !shared.rdtscp => {}
-                // The guest writes it without an exit; the thread's value comes back below.
-                GuestMsr::KernelGsBase => cell.store(msr.read(preempt), Relaxed),
-                _ => {
-                    let host = match msr {
-                        GuestMsr::TscAux => resident.host_tsc_aux.load(Relaxed),
-                        _ => host,
-                    };
-                    if cell.load(Relaxed) != host {
-                        msr.write(host, preempt);
-                    }
-                }
-            }
-        }
-        setup::thread_out(&resident.thread.get(preempt), preempt);
+        resident.sched_out(shared, preempt);
     }
 
     fn enter(hw: &mut Hw, resident: &Resident, switch: &mut Switch, irq: &IrqOff) -> Exit {
@@ -317,14 +230,11 @@ impl Backend for Vmx {
             vectoring: IntrInfo::NONE,
         };
         hw.run.forget();
-        if resident.broken.load(Relaxed) {
-            hw.vmcs.give_up();
-        }
-        if resident.switched.xchg(false, Relaxed) {
-            setup::vcpu_barrier(irq.preempt());
-        }
-        if resident.moved.xchg(false, Relaxed) && !skips(Step::Moved) {
+        if resident.prepare(hw.shared, irq) && !skips(Step::Moved) {
             hw.stale.second_stage();
+        }
+        if resident.broken() {
+            hw.vmcs.give_up();
         }
         hw.load_registers(switch);
         if hw.flush(irq) != Ok(true) {
@@ -535,15 +445,13 @@ impl Backend for Vmx {
     }
 
     fn hw_msr(hw: &mut Hw, resident: &Resident, msr: HwMsr) -> u64 {
-        let preempt = PreemptOff::new();
-        let kept = |msr| resident.guest_msr(msr).load(Relaxed);
         match msr {
-            HwMsr::Star => kept(GuestMsr::Star),
-            HwMsr::Lstar => kept(GuestMsr::Lstar),
-            HwMsr::Cstar => kept(GuestMsr::Cstar),
-            HwMsr::Fmask => kept(GuestMsr::Fmask),
-            HwMsr::KernelGsBase => GuestMsr::KernelGsBase.read(&preempt),
-            HwMsr::TscAux => kept(GuestMsr::TscAux),
+            HwMsr::Star => resident.msr(GuestMsr::Star),
+            HwMsr::Lstar => resident.msr(GuestMsr::Lstar),
+            HwMsr::Cstar => resident.msr(GuestMsr::Cstar),
+            HwMsr::Fmask => resident.msr(GuestMsr::Fmask),
+            HwMsr::KernelGsBase => resident.msr(GuestMsr::KernelGsBase),
+            HwMsr::TscAux => resident.msr(GuestMsr::TscAux),
             HwMsr::FsBase => hw.vmcs.read(f::GUEST_FS_BASE),
             HwMsr::GsBase => hw.vmcs.read(f::GUEST_GS_BASE),
             HwMsr::SysenterCs => hw.vmcs.read(f::GUEST_SYSENTER_CS).into(),
@@ -556,19 +464,14 @@ impl Backend for Vmx {
     }
 
     fn set_hw_msr(hw: &mut Hw, resident: &Resident, msr: HwMsr, value: u64) {
-        let preempt = PreemptOff::new();
-        let live = |msr: GuestMsr| {
-            resident.guest_msr(msr).store(value, Relaxed);
-            msr.write(value, &preempt);
-        };
+        let set = |msr| resident.set_msr(msr, value, hw.shared);
         match msr {
-            HwMsr::Star => live(GuestMsr::Star),
-            HwMsr::Lstar => live(GuestMsr::Lstar),
-            HwMsr::Cstar => live(GuestMsr::Cstar),
-            HwMsr::Fmask => live(GuestMsr::Fmask),
-            HwMsr::KernelGsBase => live(GuestMsr::KernelGsBase),
-            HwMsr::TscAux if hw.shared.rdtscp => live(GuestMsr::TscAux),
-            HwMsr::TscAux => resident.guest_msr(GuestMsr::TscAux).store(value, Relaxed),
+            HwMsr::Star => set(GuestMsr::Star),
+            HwMsr::Lstar => set(GuestMsr::Lstar),
+            HwMsr::Cstar => set(GuestMsr::Cstar),
+            HwMsr::Fmask => set(GuestMsr::Fmask),
+            HwMsr::KernelGsBase => set(GuestMsr::KernelGsBase),
+            HwMsr::TscAux => set(GuestMsr::TscAux),
             HwMsr::FsBase => hw.vmcs.write(f::GUEST_FS_BASE, value),
             HwMsr::GsBase => hw.vmcs.write(f::GUEST_GS_BASE, value),
             HwMsr::SysenterCs => hw.vmcs.write(f::GUEST_SYSENTER_CS, value as u32),

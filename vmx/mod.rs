@@ -28,6 +28,8 @@ mod hw;
 #[cfg(CONFIG_RUST)]
 mod insn;
 #[cfg(CONFIG_RUST)]
+mod resident;
+#[cfg(CONFIG_RUST)]
 mod setup;
 #[cfg(CONFIG_RUST)]
 mod shared;

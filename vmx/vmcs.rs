@@ -11,14 +11,13 @@ use core::ptr::NonNull;
 
 use kernel::error::to_result;
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Release};
 
 use super::fields::{
     group_of, width_of, Field, Group, Width, WidthCode, TSC_MULTIPLIER, TSC_OFFSET,
 };
 use super::insn::{self, Failure, Run};
 use crate::model::residency::{Enter, Load, Place};
-use crate::sys::cpu::{IrqOff, PreemptOff};
+use crate::sys::cpu::{IrqOff, PreemptOff, Word};
 use crate::sys::page::Pages;
 use crate::sys::switch::Switch;
 
@@ -27,18 +26,18 @@ use crate::sys::switch::Switch;
 struct Node {
     link: UnsafeCell<[usize; 2]>,
     phys: u64,
-    place: Atomic<u64>,
+    place: Word,
 }
 
 const _: () = assert!(offset_of!(Node, link) == 0 && offset_of!(Node, phys) == 16);
 
 impl Node {
     fn place(&self) -> Place {
-        Place::from_word(self.place.load(Acquire))
+        Place::from_word(self.place.get())
     }
 
     fn set_place(&self, place: Place) {
-        self.place.store(place.to_word(), Release);
+        self.place.set(place.to_word());
     }
 
     /// Clears the VMCS if it is active on this CPU.
@@ -90,7 +89,7 @@ impl Vmcs {
             Node {
                 link: UnsafeCell::new([0; 2]),
                 phys: page.phys(),
-                place: Atomic::new(Place::Clear.to_word()),
+                place: Word::with(Place::Clear.to_word()),
             },
             GFP_KERNEL_ACCOUNT,
         )?;

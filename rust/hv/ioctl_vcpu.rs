@@ -13,6 +13,7 @@ use crate::sys::cpu;
 use crate::sys::file::FileObject;
 use crate::sys::fpu::FXSAVE_SIZE;
 use crate::sys::page::Pages;
+use crate::sys::run_page::RING_PAGE;
 use crate::uapi::{self, ioctl, kvm_fpu, kvm_interrupt, kvm_mp_state, kvm_xcr, kvm_xcrs};
 
 /// What a vCPU's descriptor refers to. It keeps the VM alive.
@@ -32,7 +33,10 @@ impl<B: Backend> FileObject for VcpuFile<B> {
     const MAPPABLE: bool = true;
 
     fn page(&self, offset: usize) -> Option<&Pages<0>> {
-        self.vcpu.run.pages.page(offset)
+        match offset {
+            RING_PAGE => Some(&self.vm.ring),
+            _ => self.vcpu.run.pages.page(offset),
+        }
     }
 
     fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {

@@ -21,6 +21,7 @@ use crate::mmu::vm_ledger;
 use crate::mmu::vm_mmu::Mmu;
 use crate::model::kick::{self, Presence};
 use crate::sys::cpu::{self, Flag, Word};
+use crate::sys::page::Pages;
 use crate::sys::stats::Shown;
 
 /// The part of a vCPU that any thread may look at.
@@ -137,6 +138,8 @@ pub(crate) struct Vm<B: Backend> {
     _shown: Shown<Kicks>,
     pub(crate) mmu: Mmu<B::Pte, Kicks>,
     pub(crate) kicks: Arc<Kicks>,
+    /// The ring of coalesced MMIO, which VMMs map with each vCPU. It stays empty: there is no such MMIO yet.
+    pub(crate) ring: Pages<0>,
     pub(crate) policy: Policy,
     pub(crate) clock: VmClock,
     #[pin]
@@ -167,6 +170,7 @@ impl<B: Backend> Vm<B> {
                 _shown: shown,
                 mmu,
                 kicks,
+                ring: Pages::new()?,
                 policy: Policy::new(),
                 clock: VmClock::new(),
                 msr_filter <- MsrFilter::new(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The pages that a vCPU shares with user space: `struct kvm_run`, the PIO data, the coalesced ring.
+//! The pages that a vCPU shares with user space: `struct kvm_run` and the PIO data.
 //!
 //! Unsafe because: user space writes to them at any time, so each access is one copy of a plain value
 //! and nothing may be borrowed from them.
@@ -12,23 +12,25 @@ use kernel::transmute::{AsBytes, FromBytes};
 
 use crate::sys::page::Pages;
 
-/// Pages in a vCPU's mapping: kvm_run, PIO data, coalesced MMIO ring.
+/// Pages in a vCPU's mapping: kvm_run, PIO data, and the VM's ring of coalesced MMIO.
 pub(crate) const PAGES: usize = 3;
+/// Which of them is the ring, one for all vCPUs of the VM.
+pub(crate) const RING_PAGE: usize = 2;
 /// Where the PIO data begins in the mapping.
 pub(crate) const PIO_OFFSET: usize = 4096;
 /// Room for PIO data.
 pub(crate) const PIO_SIZE: usize = 4096;
 
-/// The shared pages.
+/// The shared pages of one vCPU.
 pub(crate) struct RunPages {
-    pages: [Pages<0>; PAGES],
+    pages: [Pages<0>; RING_PAGE],
 }
 
 impl RunPages {
     /// Zeroed pages.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
-            pages: [Pages::new()?, Pages::new()?, Pages::new()?],
+            pages: [Pages::new()?, Pages::new()?],
         })
     }
 
