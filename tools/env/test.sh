@@ -20,7 +20,7 @@ LONG_SUITES="long-amd long-qemu long-host long-intel long-amd-bochs long-lifecyc
 # What the module can do without, as parameters that turn it off. Those of the other vendor change nothing.
 PLAIN="large_pages=0 nrips=0 flush_by_asid=0 eptad=0 vpid=0"
 # A few tests that show whether the module works in another configuration.
-SAMPLE="micro/mem_ micro/slot_ micro/preempted micro/real_to stress/fault_ stress/mem_everything"
+BOCHS_SAMPLE="micro/mem_large micro/slot_ micro/preempted micro/real_to"
 
 # What depends on unrestricted guest: real mode, protected mode without paging, and the way between them.
 RESTRICTED="micro/real_ micro/every_mode micro/hlt micro/long_to micro/invalid_state micro/reset_vector micro/triple micro/task_ micro/debug_"
@@ -36,12 +36,15 @@ LEDGER+=" stress/life_cpu_offline stress/guest_registers hostile/aliased hostile
 
 # What Bochs has no time for in a short run: exits cost it several times as much. In a long run they are there.
 BOCHS_LEAVES_OUT=$(printf -- '-stress/%s ' mem_everything mem_reclaimed mem_collapsed mem_remapped mem_protected mem_thrown mem_memfd \
-    mem_file mem_userfault mem_slot_moves mem_hugetlb life_200 life_64 life_inherited charge)
+    mem_file mem_userfault mem_slot_moves mem_hugetlb life_200 life_64 life_inherited life_killed charge)
+# It shows there that it works, and not how much anything costs.
+BOCHS_LEAVES_OUT+=" -bench/"
 
 # What costs much there and is the same on every CPU.
 BOCHS_SLOW="-api/dirty_log_sizes -api/region_many -api/ioeventfd_many"
 
-# What is emulated is so in the same way with each vendor.
+# The guest's modes are the same on each CPU of a vendor; what is emulated, with each vendor.
+MODES="-micro/sensitive -micro/vm86 -micro/bits16 -micro/real_ -micro/task_"
 EMULATOR="-micro/forced -micro/emulated -micro/bits16_emulated -micro/mmio_insn -micro/rep_"
 
 # Per cent of the ordinary counts in a short run, on QEMU and on Bochs. A long one has all of them, or more.
@@ -49,6 +52,9 @@ TCG_BRIEF=30 BOCHS_BRIEF=20
 
 # Guests of random bytes now and then end QEMU itself ("bql_lock_impl: assertion failed"): they are for long runs.
 TCG_LEAVES_OUT="-hostile/bytes_ -hostile/insns_"
+
+# Half a minute and more, for what few changes can break.
+TCG_SLOW="-stress/life_64 -stress/mem_merged"
 
 # A page of 1 GiB for a test: it has to be set aside at boot.
 GIB_PAGE=(--memory 3584 --append 'hugepagesz=1G hugepages=1')
@@ -69,14 +75,17 @@ suite_host() {
 # MODULE=intree tests the tests.
 suite_vm() {
     local module=${MODULE:-ours} life="true" slow=$(($2 * slower)) limit=$(($3 * slower)) plain=true
-    local leave_out=$TCG_LEAVES_OUT sample=$SAMPLE brief=$BOCHS_BRIEF
+    local leave_out=$TCG_LEAVES_OUT sample=$BOCHS_SAMPLE brief=$BOCHS_BRIEF
     case $1 in
     # Of what can be turned off, it has large pages only: long-amd-plain is enough.
-    amd) sample='' brief=$TCG_BRIEF ;;
+    amd) leave_out="$leave_out $TCG_SLOW" sample='' brief=$TCG_BRIEF ;;
     # The emulator's tests and those of failing allocations: icelake and TCG run them, for each vendor's part.
-    amd-bochs) leave_out="$BOCHS_LEAVES_OUT $BOCHS_SLOW $EMULATOR -api/alloc_fail" ;;
+    # Life and memory are the same with each vendor's part, too.
+    amd-bochs)
+        leave_out="$BOCHS_LEAVES_OUT $BOCHS_SLOW $EMULATOR -api/alloc_fail -stress/life -stress/mem -lifecycle/"
+        ;;
     # What it has that the other Intel CPU has not, or the other way round, are features of VMX; these tests do not depend on them.
-    intel-haswell) leave_out="-stress/ -hostile/ -bench/ -api/ $EMULATOR -micro/sensitive" sample='' ;;
+    intel-haswell) leave_out="-stress/ -hostile/ -bench/ -api/ -lifecycle/ $EMULATOR $MODES" sample='' ;;
     *) leave_out="$BOCHS_LEAVES_OUT $BOCHS_SLOW" ;;
     esac
     # Those need a module of their own.

@@ -2,9 +2,19 @@
 //! The bytes of a fuzzer's input as what the emulator is given. Behind their end, everything is zero.
 
 use libfuzzer_sys::arbitrary::{Arbitrary, Unstructured};
-use lodge_model::model::emu::job::{Answer, Need, TaskReason, TaskSwitch};
+use lodge_model::model::emu::job::{Answer, Delivery, Need, TaskReason, TaskSwitch};
 use lodge_model::model::event::Exception;
 use lodge_model::model::regs::{cr0, cr4, efer, has, rflags, Attr, Context, Regs, Seg, Segment};
+
+/// What the emulator is to do.
+pub enum Work {
+    /// Execute the instruction.
+    Insn,
+    /// Switch tasks, and push an error code.
+    TaskSwitch(TaskSwitch, Option<u16>),
+    /// Deliver an event.
+    Event(Delivery),
+}
 
 /// The input, taken from the front.
 pub struct Input<'a>(Unstructured<'a>);
@@ -92,23 +102,32 @@ impl<'a> Input<'a> {
         regs
     }
 
-    /// One in 32 inputs is a task switch, with an error code to push or without.
-    pub fn task_switch(&mut self) -> Option<(TaskSwitch, Option<u16>)> {
+    /// One in 16 inputs is a task switch, with an error code to push or without, or an event.
+    pub fn work(&mut self) -> Work {
         let kind: u8 = self.take();
-        if kind & 0x1f != 0x1f {
-            return None;
+        let with = kind & 0x80 != 0;
+        match kind & 0x1f {
+            0x1f => {
+                let reason = [
+                    TaskReason::Call,
+                    TaskReason::Iret,
+                    TaskReason::Jmp,
+                    TaskReason::Gate,
+                ];
+                let switch = TaskSwitch {
+                    selector: self.take(),
+                    reason: reason[usize::from(kind >> 5 & 3)],
+                };
+                Work::TaskSwitch(switch, with.then(|| self.take()))
+            }
+            0x1e => Work::Event(Delivery {
+                vector: self.take(),
+                error: with.then(|| self.take()),
+                insn_len: self.take(),
+                int_n: kind & 0x40 != 0,
+            }),
+            _ => Work::Insn,
         }
-        let reason = [
-            TaskReason::Call,
-            TaskReason::Iret,
-            TaskReason::Jmp,
-            TaskReason::Gate,
-        ];
-        let switch = TaskSwitch {
-            selector: self.take(),
-            reason: reason[usize::from(kind >> 5 & 3)],
-        };
-        Some((switch, (kind & 0x80 != 0).then(|| self.take())))
     }
 
     /// An answer of the kind that is asked for, a fault, or now and then one of another kind. Behind the end: a fault.

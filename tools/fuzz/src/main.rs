@@ -9,7 +9,7 @@
 mod input;
 
 use iced_x86::{Decoder, DecoderOptions};
-use input::Input;
+use input::{Input, Work};
 use libfuzzer_sys::fuzz_target;
 use lodge_model::model::emu::decode::{decode, DecodeError};
 use lodge_model::model::emu::insn::Kind;
@@ -25,13 +25,15 @@ fuzz_target!(|data: &[u8]| {
     let ctx = input.context();
     let regs = input.registers();
     decoders_agree(&bytes, ctx.mode(regs.rflags));
-    let job = match input.task_switch() {
-        Some((switch, error)) => Job::task_switch(switch, error, &regs, &ctx),
-        None => match Job::new(&bytes, &regs, &ctx) {
-            Ok(job) => job,
+    let mut job = Job::idle();
+    match input.work() {
+        Work::Insn => match decode(&bytes, ctx.mode(regs.rflags)) {
+            Ok(insn) => job.begin(&insn, &regs, &ctx),
             Err(_) => return,
         },
-    };
+        Work::TaskSwitch(switch, error) => job.begin_task_switch(switch, error, &regs, &ctx),
+        Work::Event(event) => job.begin_delivery(&event, &regs, &ctx),
+    }
     job_ends(job, &regs, &mut input);
 });
 
