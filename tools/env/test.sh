@@ -12,10 +12,10 @@ slower=1
 if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
-SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle kvm-ioctls intel-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm perf refuse-nonpt refuse-nosvm"
+SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle intel-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm perf refuse-nonpt refuse-nosvm"
 REFUSALS="refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
-LONG_SUITES="long-amd long-qemu long-host long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
+LONG_SUITES="long-amd long-kvm-ioctls long-qemu long-host long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
 
 # What the module can do without, as parameters that turn it off. Those of the other vendor change nothing.
 PLAIN="large_pages=0 nrips=0 flush_by_asid=0 eptad=0 vpid=0"
@@ -233,7 +233,7 @@ suite() {
     intel-haswell | amd-bochs) suite_vm "$1" 4 2700 'memory-mapped access' ;;
     intel-lynnfield) suite_matrix intel-lynnfield intel-lynnfield 4 900 '' "$RESTRICTED" none ;;
     perf) suite_perf ;;
-    kvm-ioctls) suite_kvm_ioctls ;;
+    kvm-ioctls | long-kvm-ioctls) suite_kvm_ioctls ;;
     qemu) suite_qemu qemu amd 1 ;;
     long-qemu) suite_qemu long-qemu amd 2 --all ;;
     qemu-intel | long-qemu-intel) suite_qemu qemu-intel intel 6 ;;
