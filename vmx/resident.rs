@@ -131,7 +131,8 @@ impl Resident {
             self.switched.set(false);
             setup::vcpu_barrier(irq.preempt());
         }
-        if !self.inside.get() {
+        // Without its VMCS there is no entry to prepare, and another VMCS is current.
+        if !self.inside.get() && !self.broken.get() {
             self.bring_in(shared, irq.preempt());
         }
         let moved = self.moved.get();
