@@ -41,7 +41,7 @@ BOCHS_LEAVES_OUT=$(printf -- '-stress/%s ' mem_everything mem_reclaimed mem_coll
 BOCHS_LEAVES_OUT+=" -bench/"
 
 # What costs much there and is the same on every CPU.
-BOCHS_SLOW="-api/dirty_log_sizes -api/region_many -api/ioeventfd_many"
+BOCHS_SLOW="-api/dirty_log_sizes -api/region_many -api/ioeventfd_many -api/alloc_fail_system -api/alloc_fail_memory"
 
 # The guest's modes are the same on each CPU of a vendor; what is emulated, with each vendor.
 MODES="-micro/sensitive -micro/vm86 -micro/bits16 -micro/real_ -micro/task_"
@@ -98,7 +98,7 @@ suite_vm() {
         --file "$LODGE_SRC/tools/lodge/tests/in-vm:bin/lodge-tests" --log "$LODGE_LOG/vm-test-$1.log" \
         "$life; life=\$?; load-kvm $module || exit; tests=0
          if selftests --list | grep -q -e '${T:-}'; then selftests --slow $slow --brief $brief ${T:-$leave_out}; tests=\$?; fi
-         lodge-tests --slow $slow '${T:-$4}'; guests=\$?; $plain; plain=\$?; check-leaks; [ \$life\$tests\$guests\$plain\$? = 00000 ]"
+         lodge-tests --short --slow $slow '${T:-$4}'; guests=\$?; $plain; plain=\$?; check-leaks; [ \$life\$tests\$guests\$plain\$? = 00000 ]"
 }
 
 # suite_matrix NAME VENDOR SLOW LIMIT PARAMETERS TESTS GUESTS [OPTION...]: the ordinary selftests, or those with a word of TESTS in
