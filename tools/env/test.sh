@@ -15,7 +15,7 @@ if [ "$KERNEL" = debug ]; then slower=4; fi
 SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle intel-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm perf refuse-nonpt refuse-nosvm"
 REFUSALS="refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
-LONG_SUITES="long-amd long-kvm-ioctls long-qemu long-host long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
+LONG_SUITES="long-amd long-kvm-ioctls long-qemu long-host long-swap long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
 
 # What the module can do without, as parameters that turn it off. Those of the other vendor change nothing.
 PLAIN="large_pages=0 nrips=0 flush_by_asid=0 eptad=0 vpid=0"
@@ -48,13 +48,13 @@ MODES="-micro/sensitive -micro/vm86 -micro/bits16 -micro/real_ -micro/task_"
 EMULATOR="-micro/forced -micro/emulated -micro/bits16_emulated -micro/mmio_insn -micro/rep_"
 
 # Per cent of the ordinary counts in a short run, on QEMU and on Bochs. A long one has all of them, or more.
-TCG_BRIEF=30 BOCHS_BRIEF=20
+TCG_BRIEF=20 BOCHS_BRIEF=20
 
 # Guests of random bytes now and then end QEMU itself ("bql_lock_impl: assertion failed"): they are for long runs.
 TCG_LEAVES_OUT="-hostile/bytes_ -hostile/insns_"
 
-# Half a minute and more, for what few changes can break.
-TCG_SLOW="-stress/life_64 -stress/mem_merged"
+# Twenty seconds and more, for what few changes can break.
+TCG_SLOW="-stress/life_64 -stress/mem_merged -stress/mem_reclaimed"
 
 # A page of 1 GiB for a test: it has to be set aside at boot.
 GIB_PAGE=(--memory 3584 --append 'hugepagesz=1G hugepages=1')
@@ -179,10 +179,20 @@ suite_kvm_ioctls() {
 
 # suite_qemu NAME VENDOR SLOW [--all]: unmodified QEMU runs on our module.
 suite_qemu() {
-    local slow=$(($3 * slower))
-    "$env/memtest.sh"
-    "$env/vm.sh" --vendor "$2" --timeout "$((900 * slow))" --module "${MODULE:-ours}" --parts "guest qemu memtest" --log "$LODGE_LOG/vm-$1.log" \
+    local slow=$(($3 * slower)) parts="guest qemu"
+    if [ -n "${4:-}${T:-}" ]; then
+        "$env/memtest.sh"
+        parts="$parts memtest"
+    fi
+    "$env/vm.sh" --vendor "$2" --timeout "$((900 * slow))" --module "${MODULE:-ours}" --parts "$parts" --log "$LODGE_LOG/vm-$1.log" \
         "qemu-tests ${4:-} --slow $slow '${T:-}'; tests=\$?; check-leaks; [ \$tests\$? = 00 ]"
+}
+
+# suite_swap: a guest with more memory than the host has, which swaps.
+suite_swap() {
+    "$env/vm.sh" --memory 512 --disk 1024 --timeout "$((1800 * slower))" --module "${MODULE:-ours}" --parts "programs guest" \
+        --file "$LODGE_SRC/tools/lodge/tests/in-vm:bin/lodge-tests" --log "$LODGE_LOG/vm-swap.log" \
+        "mkswap /dev/nvme0n1 && swapon /dev/nvme0n1 || exit; lodge-tests --slow 15 'more memory'; tests=\$?; check-leaks; [ \$tests\$? = 00 ]"
 }
 
 # suite_refuse WHY OPTION...: on a CPU that lacks something, the module says so, in a line that holds WHY, and stays out.
@@ -236,7 +246,8 @@ suite() {
     kvm-ioctls | long-kvm-ioctls) suite_kvm_ioctls ;;
     qemu) suite_qemu qemu amd 1 ;;
     long-qemu) suite_qemu long-qemu amd 2 --all ;;
-    qemu-intel | long-qemu-intel) suite_qemu qemu-intel intel 6 ;;
+    qemu-intel) suite_qemu qemu-intel intel 6 ;;
+    long-qemu-intel) suite_qemu long-qemu-intel intel 6 --all ;;
     ledger) suite_ledger ledger amd 6 1500 "$TCG_BRIEF" "$LEDGER" ;;
     long-ledger) suite_ledger ledger amd 6 3600 100 "$LEDGER stress/mem_ stress/life_200" ;;
     ledger-intel | ledger-amd-bochs | long-ledger-intel | long-ledger-amd-bochs)
@@ -255,6 +266,7 @@ suite() {
     # every feature takes longer to boot.
     la57) suite_matrix la57 amd 6 1500 '' "$LA57_SAMPLE stress/mem_hugetlb api/cpuid_emulated" 'boots a stock kernel' --cpu "$LA57" "${GIB_PAGE[@]}" ;;
     long-host) suite_long_host ;;
+    long-swap) suite_swap ;;
     long-la57) suite_matrix long-la57 amd 3 3600 '' '' '' --cpu "$LA57" "${GIB_PAGE[@]}" ;;
     long-amd-plain) suite_matrix long-amd-plain amd 1 3600 "$PLAIN" '' '' ;;
     long-amd-bochs-plain | long-intel-plain)

@@ -9,6 +9,7 @@
 #   --timeout SEC    time limit (300, on Bochs 600)          --log FILE      where the copy of the console goes
 #   --append WORDS   added to the kernel's command line      --file SRC:DST  puts a file into the VM
 #   --plugin SPEC    a plugin for QEMU
+#   --disk MB        QEMU: an empty disk, /dev/nvme0n1, gone afterwards
 #   --rom FILE       an option ROM for the firmware to run        --expect RE   the command ends the machine: what the console has to
 #                    show, and that the emulator ends by itself, decides instead of the command's status
 #   --interactive    the console is this terminal, and there is no time limit (QEMU)
@@ -16,10 +17,10 @@
 # 99 if the command succeeded but the kernel's log shows trouble. What the emulator returns does not count.
 . "$(dirname "$0")/lib.sh"
 
-vendor=amd module=ours parts='' smp='' cpu=EPYC,+svm,+npt memory='' icount='' limit='' log='' append='' interactive='' plugin='' rom='' expect='' files=()
+vendor=amd module=ours parts='' smp='' cpu=EPYC,+svm,+npt memory='' icount='' limit='' log='' append='' interactive='' plugin='' disk='' rom='' expect='' files=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --vendor | --module | --parts | --smp | --cpu | --memory | --log | --append | --plugin | --rom | --expect) declare "${1#--}=$2" && shift ;;
+    --vendor | --module | --parts | --smp | --cpu | --memory | --log | --append | --plugin | --disk | --rom | --expect) declare "${1#--}=$2" && shift ;;
     --timeout) limit=$2 && shift ;;
     --file) files+=("$2") && shift ;;
     --icount | --interactive) declare "${1#--}=1" ;;
@@ -80,6 +81,10 @@ run_qemu() {
     if [ -n "$rom" ]; then args+=(-option-rom "$dir/rom"); fi
     if [ -n "$icount" ]; then args+=(-icount "shift=0,sleep=off" -smp 1); fi
     if [ -n "$plugin" ]; then args+=(-plugin "$plugin"); fi
+    if [ -n "$disk" ]; then
+        truncate -s "${disk}M" "$run/disk"
+        args+=(-drive "if=none,id=disk,format=raw,cache=unsafe,discard=unmap,file=$dir/disk" -device "nvme,drive=disk,serial=disk")
+    fi
     if [ -n "$interactive" ]; then
         in_root qemu-system-x86_64 "${args[@]}" -chardev stdio,mux=on,signal=off,id=tty -serial chardev:tty -mon tty \
             2> >(grep -v "$NOISE" >&2)
