@@ -483,14 +483,8 @@ impl Backend for Vmx {
     }
 
     fn set_instructions(hw: &mut Hw, rdtscp: bool, invpcid: bool) {
-        let mut word = hw.shared.controls.secondary;
-        // A control that the CPU lacks stays off: the features are withheld then.
-        if !rdtscp {
-            word &= !secondary::RDTSCP;
-        }
-        if !invpcid {
-            word &= !secondary::INVPCID;
-        }
+        let c = &hw.shared.controls;
+        let word = c.secondary_of(hw.vpid.number(), rdtscp, invpcid);
         hw.vmcs.write(f::SECONDARY_CONTROLS, word);
     }
 

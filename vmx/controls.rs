@@ -273,6 +273,22 @@ impl Controls {
         self.secondary & secondary::UNRESTRICTED_GUEST == 0
     }
 
+    /// The secondary controls of a vCPU: `vpid` is 0 where the numbers have run out, and the instructions may be kept from the guest.
+    /// A control that the CPU lacks stays off.
+    pub const fn secondary_of(&self, vpid: u16, rdtscp: bool, invpcid: bool) -> u32 {
+        let mut off = 0;
+        if vpid == 0 {
+            off |= secondary::VPID;
+        }
+        if !rdtscp {
+            off |= secondary::RDTSCP;
+        }
+        if !invpcid {
+            off |= secondary::INVPCID;
+        }
+        self.secondary & !off
+    }
+
     /// The EPT pointer of tables with `levels` levels whose root is at `root`.
     pub const fn eptp(&self, root: u64, levels: u8) -> u64 {
         const WRITE_BACK: u64 = 6;

@@ -340,6 +340,21 @@ fn eptp() {
     assert_eq!(plain.eptp(0x1234_5000, 4), 0x1234_501e);
 }
 
+/// VM entry refuses a VPID of 0 where VPIDs are on.
+#[test]
+fn secondary_of_a_vcpu() {
+    let c = settle_all(&HASWELL);
+    assert_eq!(c.secondary_of(1, true, true), c.secondary);
+    for (rdtscp, invpcid) in [(true, true), (true, false), (false, true), (false, false)] {
+        let with = c.secondary_of(7, rdtscp, invpcid);
+        assert_eq!(with & secondary::VPID, secondary::VPID);
+        assert_eq!(with & secondary::RDTSCP != 0, rdtscp);
+        assert_eq!(with & secondary::INVPCID != 0, invpcid);
+        let without = c.secondary_of(0, rdtscp, invpcid);
+        assert_eq!(without, with & !secondary::VPID);
+    }
+}
+
 /// No set of capability MSRs makes us set a bit that may not be set, or miss one that must.
 #[test]
 fn any_capabilities() {

@@ -6,7 +6,7 @@
 use core::cell::Cell;
 use core::ptr;
 
-use super::controls::{secondary, Controls};
+use super::controls::Controls;
 use super::fields::{self as f, Field};
 use super::insn::{self, CpuState, ThreadState};
 use super::vmcs::Fields;
@@ -29,21 +29,12 @@ pub(super) struct Init<'a> {
     pub(super) vpid: u16,
 }
 
-/// The secondary controls that a vCPU starts with.
-pub(super) fn secondary(init: &Init<'_>) -> u32 {
-    let mut bits = init.controls.secondary;
-    if init.vpid == 0 {
-        bits &= !secondary::VPID;
-    }
-    bits
-}
-
 /// Writes everything that is neither a guest register nor host state.
 pub(super) fn init(vmcs: &mut Fields, init: &Init<'_>) {
     let c = init.controls;
     vmcs.write(f::PIN_CONTROLS, c.pin);
     vmcs.write(f::PRIMARY_CONTROLS, c.primary);
-    vmcs.write(f::SECONDARY_CONTROLS, secondary(init));
+    vmcs.write(f::SECONDARY_CONTROLS, c.secondary_of(init.vpid, true, true));
     vmcs.write(f::EXIT_CONTROLS, c.exit);
     vmcs.write(f::ENTRY_CONTROLS, c.entry);
     vmcs.write(f::EXCEPTION_BITMAP, EXCEPTIONS);
