@@ -186,13 +186,13 @@ fn set_fpu<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
     Ok(())
 }
 
-/// KVM_GET_XCRS.
+/// KVM_GET_XCRS. A CPU without XSAVE has none.
 #[inline(never)]
 fn get_xcrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
-    if !cpu::has_xsave() {
-        return Err(EINVAL);
-    }
     let mut out: KBox<kvm_xcrs> = KBox::new(kvm_xcrs::default(), GFP_KERNEL_ACCOUNT)?;
+    if !cpu::has_xsave() {
+        return user::put(arg, &*out);
+    }
     out.nr_xcrs = 1;
     if let Some(x) = out.xcrs.first_mut() {
         *x = kvm_xcr {

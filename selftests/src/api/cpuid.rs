@@ -89,7 +89,9 @@ fn supported() {
     let ext = find(&c, 0x8000_0001, 0).unwrap_or(zeroed());
     check!((ext.edx >> 29) & 1 == 1, "long mode");
     for leaf in [7, 0xd, 0x8000_0000, 0x8000_0008, 0x4000_0000, 0x4000_0001] {
-        check!(find(&c, leaf, 0).is_some(), "leaf {leaf:x} is there");
+        // Older CPUs end before the first two.
+        let beyond = leaf > host[0] && leaf < 0x4000_0000;
+        eq!(find(&c, leaf, 0).is_none(), beyond, "leaf {leaf:x}");
     }
     let hv = find(&c, 0x4000_0000, 0).unwrap_or(zeroed());
     eq!(

@@ -349,6 +349,7 @@ fn no_stale_bytes() {
         eq!(t.padding, [0; 3]);
     }
     let x: kvm_xcrs = crate::must!(c.fd.take(GET_XCRS));
+    eq!(x.nr_xcrs, u32::from(super::system::has_xsave()));
     check!(
         bytes_of(&x)[24..].iter().all(|b| *b == 0),
         "unused XCR slots are 0"

@@ -141,10 +141,13 @@ fn refused() {
         ("a component that nobody has", with(HEADER, 3 | 1 << 62)),
         ("bit 63", with(HEADER, 1 << 63)),
         ("all components", with(HEADER, u64::MAX)),
-        ("compacted format", with(HEADER + 8, 1 << 63)),
-        ("reserved bytes of the header", with(HEADER + 16, 1)),
-        ("the last of them", with(HEADER + 56, 1 << 56)),
     ];
+    // Where the CPU has no XSAVE, the kernel looks at the components only.
+    if super::system::has_xsave() {
+        bad.push(("compacted format", with(HEADER + 8, 1 << 63)));
+        bad.push(("reserved bytes of the header", with(HEADER + 16, 1)));
+        bad.push(("the last of them", with(HEADER + 56, 1 << 56)));
+    }
     if beyond != 0 {
         bad.push((
             "a component that is not offered",
@@ -189,6 +192,9 @@ fn fresh() {
 
 /// A component that the header leaves out goes back to its initial state.
 fn components() {
+    if !super::system::has_xsave() {
+        harness::skip("no XSAVE on this CPU: the image is FXSAVE's, whatever its header says");
+    }
     let (k, _vm, c) = vcpu();
     let avx = offered(&k) & 4 != 0;
     eq!(set(&c, &pattern(if avx { 7 } else { 3 })), Ok(0));
