@@ -21,7 +21,16 @@ const BAD: &[&str] = &[
     "possible recursive locking",
     "possible circular locking",
     "inconsistent lock state",
+    "possible irq lock inversion",
     "suspicious RCU usage",
+    "bad unlock balance",
+    "held lock freed",
+    "lock held when returning",
+    "turning off the locking correctness",
+    "ODEBUG:",
+    "invalid opcode",
+    "cut here",
+    "kthread starved",
     "KASAN",
     "KCSAN",
     "UBSAN",
@@ -97,6 +106,7 @@ mod tests {
             "rcu: INFO: rcu_preempt self-detected stall on CPU",
             &[]
         ));
+        assert!(is_complaint("ODEBUG: free active (active state 0)", &[]));
         assert!(!is_complaint(
             "kvm: loading out-of-tree module taints kernel.",
             &[]
