@@ -155,11 +155,21 @@ pub fn cpu_number(n: usize) -> Option<usize> {
 
 /// Pins thread `tid` (0: the caller) to the `n`th CPU of the tests'.
 pub fn pin(tid: i32, n: usize) -> Res {
-    let cpu = cpu_number(n).ok_or(libc::EINVAL)?;
+    set_affinity(tid, &[cpu_number(n).ok_or(libc::EINVAL)?])
+}
+
+/// Lets thread `tid` (0: the caller) run on each CPU of the tests'.
+pub fn unpin(tid: i32) -> Res {
+    set_affinity(tid, allowed())
+}
+
+fn set_affinity(tid: i32, cpus: &[usize]) -> Res {
     // SAFETY: the set is a live local.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
+        for &cpu in cpus {
+            libc::CPU_SET(cpu, &mut set);
+        }
         ret(libc::sched_setaffinity(
             tid,
             size_of::<libc::cpu_set_t>(),
