@@ -181,12 +181,9 @@ suite_kvm_ioctls() {
 
 # suite_qemu NAME VENDOR SLOW [--all]: unmodified QEMU runs on our module.
 suite_qemu() {
-    local slow=$(($3 * slower)) parts="guest qemu"
-    if [ -n "${4:-}${T:-}" ]; then
-        "$env/memtest.sh"
-        parts="$parts memtest"
-    fi
-    "$env/vm.sh" --vendor "$2" --timeout "$((900 * slow))" --module "${MODULE:-ours}" --parts "$parts" --log "$LODGE_LOG/vm-$1.log" \
+    local slow=$(($3 * slower))
+    "$env/memtest.sh"
+    "$env/vm.sh" --vendor "$2" --timeout "$((900 * slow))" --module "${MODULE:-ours}" --parts "guest qemu memtest" --log "$LODGE_LOG/vm-$1.log" \
         "qemu-tests ${4:-} --slow $slow '${T:-}'; tests=\$?; check-leaks; [ \$tests\$? = 00 ]"
 }
 
