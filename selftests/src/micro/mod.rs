@@ -8,6 +8,7 @@ mod debug;
 mod dirty_log;
 mod emulate_fail;
 mod events;
+mod exceptions;
 mod exits;
 mod forced;
 mod fpu;
@@ -48,6 +49,7 @@ pub fn tests() -> Vec<Test> {
         mmio_between::TESTS,
         mmio_insn::TESTS,
         events::TESTS,
+        exceptions::TESTS,
         exits::TESTS,
         forced::TESTS,
         emulate_fail::TESTS,
