@@ -368,6 +368,10 @@ impl Backend for Svm {
         }
     }
 
+    fn cs_l(hw: &mut Hw) -> bool {
+        hw.vmcb().segment(Seg::Cs).get().attr.l()
+    }
+
     fn cpl(hw: &mut Hw) -> u8 {
         hw.vmcb().cpl()
     }

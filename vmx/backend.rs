@@ -167,6 +167,7 @@ impl Backend for Vmx {
             rsp: 0,
             rip: 0,
             rflags: 0,
+            interruptibility: 0,
             protected: false,
             restricted: shared.controls.restricted(),
             unpaged: false,
@@ -299,13 +300,13 @@ impl Backend for Vmx {
         let info = exit.vectoring;
         if !info.valid() {
             if hw.iret_faulted(exit) {
-                hw.interruptibility(interruptibility::NMI, true);
+                hw.block_nmis(true);
             }
             return None;
         }
         let kind = Kind::from_code((info.0 >> 8 & 7) as u8)?;
         if kind == Kind::Nmi {
-            hw.interruptibility(interruptibility::NMI, false);
+            hw.block_nmis(false);
         }
         let soft = info.kind().is_some_and(IntrKind::needs_length);
         let error = info
@@ -379,6 +380,10 @@ impl Backend for Vmx {
         };
         hw.vmcs.write(base, value.base);
         hw.vmcs.write(limit, value.limit.into());
+    }
+
+    fn cs_l(hw: &mut Hw) -> bool {
+        Attr::from_vmx(hw.vmcs.read(f::GUEST_CS_ACCESS)).l()
     }
 
     fn cpl(hw: &mut Hw) -> u8 {
@@ -509,7 +514,7 @@ impl Backend for Vmx {
     }
 
     fn shadow(hw: &mut Hw) -> Shadow {
-        let state = hw.vmcs.read(f::GUEST_INTERRUPTIBILITY);
+        let state = hw.interruptibility;
         Shadow {
             sti: state & interruptibility::STI != 0,
             mov_ss: state & interruptibility::MOV_SS != 0,
@@ -518,8 +523,13 @@ impl Backend for Vmx {
 
     fn set_shadow(hw: &mut Hw, shadow: Shadow) {
         // Entry refuses both at once; the stricter one holds.
-        hw.interruptibility(interruptibility::MOV_SS, shadow.mov_ss);
-        hw.interruptibility(interruptibility::STI, shadow.sti && !shadow.mov_ss);
+        let (sti, mov_ss) = (interruptibility::STI, interruptibility::MOV_SS);
+        let on = match shadow {
+            Shadow { mov_ss: true, .. } => mov_ss,
+            Shadow { sti: true, .. } => sti,
+            _ => 0,
+        };
+        hw.set_interruptibility(sti | mov_ss, on);
     }
 
     fn wake(hw: &mut Hw) {
@@ -546,11 +556,11 @@ impl Backend for Vmx {
     }
 
     fn nmi_masked(hw: &mut Hw) -> bool {
-        hw.vmcs.read(f::GUEST_INTERRUPTIBILITY) & interruptibility::NMI != 0
+        hw.interruptibility & interruptibility::NMI != 0
     }
 
     fn set_nmi_masked(hw: &mut Hw, masked: bool) {
-        hw.interruptibility(interruptibility::NMI, masked);
+        hw.block_nmis(masked);
     }
 
     fn set_irq_window(hw: &mut Hw, on: bool) {

@@ -39,10 +39,8 @@ pub(super) fn handle(cx: &mut Cx<'_>, exit: Exit) -> Result<Flow> {
     let Some(reason) = exit.reason.basic() else {
         return Ok(unexpected(cx, exit));
     };
-    let len = cx.state.hw.instruction_length();
     match reason {
         Basic::EptViolation => ept_violation(cx, exit),
-        Basic::Io => io(cx, len),
         // Taken by the host.
         Basic::ExternalInterrupt => {
             cx.count(Stat::IrqExits);
@@ -53,6 +51,16 @@ pub(super) fn handle(cx: &mut Cx<'_>, exit: Exit) -> Result<Flow> {
             Vmx::set_irq_window(&mut cx.state.hw, false);
             Ok(Flow::Resume)
         }
+        _ => instruction(cx, exit, reason),
+    }
+}
+
+/// Exits that an instruction made, mostly.
+#[inline]
+fn instruction(cx: &mut Cx<'_>, exit: Exit, reason: Basic) -> Result<Flow> {
+    let len = cx.state.hw.instruction_length();
+    match reason {
+        Basic::Io => io(cx, len),
         Basic::Wrmsr => msr::wrmsr(cx, len),
         Basic::Rdmsr => msr::rdmsr(cx, len),
         Basic::Cpuid => cpuid::execute(cx, len),
@@ -233,9 +241,10 @@ fn debug(cx: &mut Cx<'_>, exit: Exit, len: u8) {
         // INT1: a trap, so RIP moves on before it is delivered again as a plain #DB.
         cx.skip(len);
     } else if payload & dr6::BS != 0 && stepping {
-        let vmcs = &mut cx.state.hw.vmcs;
+        let hw = &mut cx.state.hw;
         let shadow = interruptibility::STI | interruptibility::MOV_SS;
-        if vmcs.read(f::GUEST_INTERRUPTIBILITY) & shadow != 0 {
+        if hw.interruptibility & shadow != 0 {
+            let vmcs = &mut hw.vmcs;
             // Entry checks that a single step in an interrupt shadow is pending.
             let pending = vmcs.read(f::GUEST_PENDING_DEBUG);
             vmcs.write(f::GUEST_PENDING_DEBUG, pending | dr6::BS);

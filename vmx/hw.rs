@@ -5,7 +5,7 @@
 use super::backend::Exit;
 use super::controls::{entry, primary, VpidFlush, CR3_EXITS};
 use super::enterable::{enterable, Selected};
-use super::exit::{activity, Basic, EptViolation, IntrInfo, Kind as IntrKind};
+use super::exit::{activity, interruptibility, Basic, EptViolation, IntrInfo, Kind as IntrKind};
 use super::fields::{self as f, SegmentFields};
 use super::insn::{self, Run};
 use super::shared::{Shared, Vpid};
@@ -38,6 +38,8 @@ pub(crate) struct Hw {
     pub(super) rsp: u64,
     pub(super) rip: u64,
     pub(super) rflags: u64,
+    /// What the VMCS has as the interruptibility state.
+    pub(super) interruptibility: u32,
     /// CR0.PE is set.
     pub(super) protected: bool,
     /// There is no unrestricted guest.
@@ -129,11 +131,12 @@ impl Hw {
         }
     }
 
-    /// Reads RSP, RIP and RFLAGS after an exit.
+    /// Reads RSP, RIP, RFLAGS and the interruptibility state after an exit.
     pub(super) fn store_registers(&mut self, switch: &mut Switch) {
         self.rsp = self.vmcs.read(f::GUEST_RSP);
         self.rip = self.vmcs.read(f::GUEST_RIP);
         self.rflags = self.vmcs.read(f::GUEST_RFLAGS);
+        self.interruptibility = self.vmcs.read(f::GUEST_INTERRUPTIBILITY);
         switch.regs.set(RSP, self.rsp);
         switch.regs.rip = self.rip;
         switch.regs.rflags = self.rflags;
@@ -149,13 +152,20 @@ impl Hw {
         self.vmcs.read(f::EXIT_INSTRUCTION_LENGTH) as u8
     }
 
-    /// Sets or clears bits of the interruptibility state.
-    pub(super) fn interruptibility(&mut self, bits: u32, on: bool) {
-        let old = self.vmcs.read(f::GUEST_INTERRUPTIBILITY);
-        let new = if on { old | bits } else { old & !bits };
-        if new != old {
+    /// Changes the bits `mask` of the interruptibility state to `on`.
+    #[inline]
+    pub(super) fn set_interruptibility(&mut self, mask: u32, on: u32) {
+        let new = self.interruptibility & !mask | on;
+        if new != self.interruptibility {
+            self.interruptibility = new;
             self.vmcs.write(f::GUEST_INTERRUPTIBILITY, new);
         }
+    }
+
+    /// NMIs are blocked until the next IRET, or are not.
+    pub(super) fn block_nmis(&mut self, blocked: bool) {
+        let on = if blocked { interruptibility::NMI } else { 0 };
+        self.set_interruptibility(interruptibility::NMI, on);
     }
 
     /// The guest's CR3.

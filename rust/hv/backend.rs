@@ -166,6 +166,8 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn table(hw: &mut Self::Hw, table: Table) -> TableReg;
     /// Sets GDTR or IDTR.
     fn set_table(hw: &mut Self::Hw, table: Table, value: TableReg);
+    /// CS.L: in long mode, the code is 64-bit code.
+    fn cs_l(hw: &mut Self::Hw) -> bool;
     /// Current privilege level.
     fn cpl(hw: &mut Self::Hw) -> u8;
     /// CR3; the guest changes it without an exit.

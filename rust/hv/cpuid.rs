@@ -18,7 +18,7 @@ use crate::uapi::{kvm_cpuid_entry, kvm_cpuid_entry2};
 
 /// The CPUID instruction, `len` bytes long.
 pub(crate) fn execute<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flow> {
-    if msr::cpuid_faults(&*cx.state.msrs, B::cpl(&mut cx.state.hw)) {
+    if faults(cx) {
         cx.raise_gp();
         return Ok(Flow::Resume);
     }
@@ -34,10 +34,14 @@ pub(crate) fn execute<B: Backend>(cx: &mut Loaded<'_, B>, len: u8) -> Result<Flo
     Ok(Flow::Resume)
 }
 
+/// The guest switched CPUID faulting on, and the instruction is not its kernel's.
+fn faults<B: Backend>(cx: &mut Loaded<'_, B>) -> bool {
+    msr::cpuid_faulting(&*cx.state.msrs) && B::cpl(&mut cx.state.hw) > 0
+}
+
 /// CPUID for the emulator: the four registers, or #GP where user mode may not use it.
 pub(crate) fn look_up<B: Backend>(cx: &mut Loaded<'_, B>, leaf: u32, subleaf: u32) -> Answer {
-    let faults = msr::cpuid_faults(&*cx.state.msrs, B::cpl(&mut cx.state.hw));
-    if faults || refresh(cx).is_err() {
+    if faults(cx) || refresh(cx).is_err() {
         return Answer::Fault(Exception::protection(0));
     }
     let regs = cpuid::execute(&cx.state.cpuid, leaf, subleaf).regs;

@@ -29,22 +29,27 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Asks the hardware for the next event and for the windows that are waited for. True: exit again at once.
     pub(crate) fn inject_events(&mut self) -> bool {
-        let mut gates = self.gates();
-        if B::INTEL && self.state.debug.steps() {
-            // Entry takes TF in an interrupt shadow for a single step of the guest's own that is pending.
-            B::set_shadow(&mut self.state.hw, Shadow::default());
-        }
-        let wanted = gates.irq_waiting || gates.irq_window_wanted;
+        let wanted = self.run.wants_irq_window();
         if !wanted && !self.state.windows && self.state.events.is_idle() {
+            self.end_shadow_of_step();
             return false;
         }
-        gates.closed = self.state.debug.blocks_interrupts();
-        self.plan_events(&gates)
+        self.plan_events()
+    }
+
+    /// Entry takes TF in an interrupt shadow for a single step of the guest's own that is pending.
+    fn end_shadow_of_step(&mut self) {
+        if B::INTEL && self.state.debug.steps() {
+            B::set_shadow(&mut self.state.hw, Shadow::default());
+        }
     }
 
     #[inline(never)]
-    fn plan_events(&mut self, gates: &Gates) -> bool {
-        let plan = self.state.events.plan(gates);
+    fn plan_events(&mut self) -> bool {
+        let mut gates = self.gates();
+        gates.closed = self.state.debug.blocks_interrupts();
+        self.end_shadow_of_step();
+        let plan = self.state.events.plan(&gates);
         if let Some(event) = self.next_event(plan.next) {
             B::inject(&mut self.state.hw, event);
         }

@@ -248,15 +248,14 @@ impl<B: Backend> Loaded<'_, B> {
             cr3: B::cr3(&mut self.state.hw),
             cr4: c.cr4,
             efer: c.efer,
-            cs_l: B::segment(&mut self.state.hw, Seg::Cs).attr.l(),
+            cs_l: B::cs_l(&mut self.state.hw),
         }
     }
 
     /// The guest executes 64-bit code.
     #[inline]
     pub(crate) fn is_64bit(&mut self) -> bool {
-        self.state.controls.efer & efer::LMA != 0
-            && B::segment(&mut self.state.hw, Seg::Cs).attr.l()
+        self.state.controls.efer & efer::LMA != 0 && B::cs_l(&mut self.state.hw)
     }
 
     /// Everything besides the registers that decides what an instruction does.

@@ -135,7 +135,7 @@ pub struct Answer {
     pub exact: bool,
 }
 
-/// Executes CPUID. Whether the guest may (CPUID faulting) is `msr::MsrFile::cpuid_faults`.
+/// Executes CPUID. Whether the guest may (CPUID faulting) is `msr::cpuid_faulting`.
 ///
 /// A leaf out of range is answered with the highest basic leaf, as Intel does, or with zeros if the guest is an AMD.
 pub fn execute(entries: &[Entry], function: u32, index: u32) -> Answer {

@@ -176,9 +176,9 @@ pub fn time_page(slots: &[u64]) -> Option<u64> {
     (value & 1 != 0).then_some(value & !1)
 }
 
-/// CPUID is #GP at privilege level `cpl`: the guest switched CPUID faulting on.
-pub fn cpuid_faults(slots: &[u64], cpl: u8) -> bool {
-    cpl > 0 && get(slots, slot::MISC_FEATURES) & bits::FEATURES_CPUID_FAULT != 0
+/// CPUID is #GP outside of privilege level 0: the guest switched CPUID faulting on.
+pub fn cpuid_faulting(slots: &[u64]) -> bool {
+    get(slots, slot::MISC_FEATURES) & bits::FEATURES_CPUID_FAULT != 0
 }
 
 /// KVM_X86_GET_MCE_CAP_SUPPORTED.

@@ -452,12 +452,12 @@ fn machine_check_banks() {
 }
 
 #[test]
-fn cpuid_faulting() {
+fn cpuid_faulting_is_switched_on() {
     let mut v = Vcpu::new("skylake-sp");
-    assert!(!cpuid_faults(&v.slots, 3));
+    assert!(!cpuid_faulting(&v.slots));
     assert_eq!(v.wr(0x140, 2, Who::Guest), Err(BadMsr::Refused));
     assert_eq!(v.wr(0x140, 1, Who::Guest), Ok(Effect::Done));
-    assert!(cpuid_faults(&v.slots, 3) && !cpuid_faults(&v.slots, 0));
+    assert!(cpuid_faulting(&v.slots));
     assert_eq!(v.wr(0xce, 0, Who::Guest), Err(BadMsr::Refused));
     assert_eq!(v.wr(0xce, 0, Who::Host), Ok(Effect::Done));
     assert_eq!(v.wr(0x140, 1, Who::Host), Err(BadMsr::Refused));

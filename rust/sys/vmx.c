@@ -140,6 +140,12 @@ static void l1d_teardown(void)
 
 /* ---- The world switch ---- */
 
+/* Does an exit for this reason come with an event in the interruption information? In all others it is not valid. */
+static __always_inline bool tells_of_event(u16 reason)
+{
+	return reason == EXIT_REASON_EXCEPTION_NMI || reason == EXIT_REASON_EXTERNAL_INTERRUPT;
+}
+
 /* RCU is not watching here, and nothing that can be traced or probed may run. */
 static noinstr void vmx_window(struct lodge_switch *sw, struct lodge_vmx *vmx)
 {
@@ -154,7 +160,8 @@ static noinstr void vmx_window(struct lodge_switch *sw, struct lodge_vmx *vmx)
 	sw->cr2 = native_read_cr2();
 	if (likely(!vmx->failed)) {
 		vmx->reason = vmread(VM_EXIT_REASON);
-		vmx->intr_info = vmread(VM_EXIT_INTR_INFO);
+		if (tells_of_event(vmx->reason))
+			vmx->intr_info = vmread(VM_EXIT_INTR_INFO);
 		/* The exit took the NMI; the kernel must see it before another can come. */
 		if ((u16)vmx->reason == EXIT_REASON_EXCEPTION_NMI &&
 		    (vmx->intr_info & (INTR_INFO_VALID_MASK | INTR_INFO_INTR_TYPE_MASK)) ==
