@@ -24,7 +24,7 @@ use crate::mmu::Level;
 use crate::model::cr::efer;
 use crate::model::event::{vector as exception, Kind, Vectoring};
 use crate::model::features::Caps;
-use crate::model::msr::HwMsr;
+use crate::model::msr::{HwMsr, Passed};
 use crate::model::regs::{rflags, Seg, Segment, TableReg, RAX, RSP};
 use crate::sys::cpu::{self, Flag, IrqOff, PreemptOff, Word};
 use crate::sys::global::clear_at_unload;
@@ -111,7 +111,9 @@ impl Backend for Svm {
             vmcb: VmcbPage::new()?,
             features: shared.features,
             shared,
-            msrpm: &shared.msrpm,
+            msrpm: shared.msr_map(0, Passed::default())?,
+            off: 0,
+            all_msrs_exit: false,
             asid: VcpuAsid::default(),
             stale: false,
             ledger: VcpuLedger::new(),
@@ -130,12 +132,8 @@ impl Backend for Svm {
 
     fn init(hw: &mut Hw, _resident: &Resident, root: u64, off: u32) -> Result {
         let shared = hw.shared;
-        let cycles = off & exits::APERFMPERF != 0;
-        hw.msrpm = if cycles {
-            &shared.msrpm_cycles
-        } else {
-            &shared.msrpm
-        };
+        hw.off = off;
+        hw.msrpm = shared.msr_map(off, Passed::default())?;
         let (iopm, msrpm) = (shared.iopm.phys(), hw.msrpm.phys());
         hw.set_intercept(intercept::ALWAYS, true);
         hw.set_intercept(intercept::HLT, off & exits::HLT == 0);
@@ -444,6 +442,7 @@ impl Backend for Svm {
             HwMsr::SysenterEip => v.sysenter_eip(),
             HwMsr::Pat => v.g_pat(),
             HwMsr::TscAux => resident.tsc_aux.get(),
+            HwMsr::SpecCtrl => v.spec_ctrl(),
             // Kept by the callers.
             HwMsr::Efer | HwMsr::Tsc => 0,
         }
@@ -463,6 +462,7 @@ impl Backend for Svm {
             HwMsr::SysenterEsp => v.set_sysenter_esp(value),
             HwMsr::SysenterEip => v.set_sysenter_eip(value),
             HwMsr::Pat => v.set_g_pat(value),
+            HwMsr::SpecCtrl => v.set_spec_ctrl(value),
             HwMsr::Efer | HwMsr::Tsc => {}
             HwMsr::TscAux => {
                 let preempt = PreemptOff::new();
@@ -488,13 +488,20 @@ impl Backend for Svm {
     }
 
     fn set_msr_exits(hw: &mut Hw, all: bool) {
-        // The map of the ports is all ones, and larger.
-        let map = if all {
-            hw.shared.iopm.phys()
-        } else {
-            hw.msrpm.phys()
-        };
-        hw.vmcb().set_msrpm_base(map);
+        hw.all_msrs_exit = all;
+        hw.use_msr_map();
+    }
+
+    fn pass_msrs(hw: &mut Hw, passed: Passed) {
+        // There is one for each; without, everything goes on to exit.
+        if let Ok(map) = hw.shared.msr_map(hw.off, passed) {
+            hw.msrpm = map;
+        }
+        hw.use_msr_map();
+    }
+
+    fn holds_spec_ctrl(hw: &Hw) -> bool {
+        hw.shared.virtual_spec_ctrl
     }
 
     fn set_tsc_offset(hw: &mut Hw, offset: u64) {

@@ -1,5 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* The AMD world switch. AMD APM volume 2, "VMRUN Instruction" and "VMSAVE and VMLOAD Instructions". */
+/*
+ * The AMD world switch. AMD APM volume 2, "VMRUN Instruction", "VMSAVE and VMLOAD Instructions" and "Speculation Control MSRs".
+ *
+ * Before the guest, in this order:
+ *  1. SPEC_CTRL becomes the guest's, if it differs. From here on the host runs with what the guest chose: no return, no indirect
+ *     branch. (Virtualized SPEC_CTRL: VMRUN loads it from the VMCB, and this step and 6 are not there.)
+ *  2. VMLOAD brings the rest of the guest's state, GS among it: no per-CPU data, and so no look at the host's SPEC_CTRL, from here on.
+ *  3. The guest's general registers.
+ *  4. VERW clears CPU buffers, where the host has that mitigation: last, so that no host data comes into them again.
+ * After it:
+ *  5. The guest's registers are stored, and VMSAVE and VMLOAD bring the host's GS back. Then the return stack buffer is filled, as all
+ *     that follows may return.
+ *  6. The guest's SPEC_CTRL is read if it writes that without an exit, and only then the host's written, if it differs.
+ *  7. What the guest trained of returns is undone (UNTRAIN_RET_VM, which may be an IBPB), under the host's SPEC_CTRL.
+ *  8. No value of the guest's stays in a register; then comes the first return.
+ */
 #include "rust/sys/enter.h"
 
 .section .noinstr.text, "ax"
@@ -8,7 +23,7 @@
  * void lodge_svm_run(struct lodge_switch *sw, u64 vmcb_pa, u64 host_save_pa)
  *
  * Called with GIF clear. RAX, RSP, RIP and RFLAGS of the guest are in the VMCB, the other general registers in @sw.
- * The order of the mitigations matters: no return or indirect branch may run between restoring the guest's
+ * The order of the mitigations matters, see the head of this file: no return or indirect branch may run between loading the guest's
  * SPEC_CTRL and VMRUN, nor between the exit and the end of RSB filling and untraining.
  */
 SYM_FUNC_START(lodge_svm_run)

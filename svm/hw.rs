@@ -18,6 +18,10 @@ pub(crate) struct Hw {
     pub(super) shared: &'static Shared,
     /// The permission map that is in effect as long as no filter makes every access exit.
     pub(super) msrpm: &'static Pages<1>,
+    /// The VM's exits that are left out.
+    pub(super) off: u32,
+    /// A filter makes every access exit.
+    pub(super) all_msrs_exit: bool,
     pub(super) asid: VcpuAsid,
     pub(super) stale: bool,
     pub(super) ledger: VcpuLedger,
@@ -55,6 +59,17 @@ impl Hw {
     /// The control block as a register file.
     pub(super) fn vmcb(&mut self) -> &mut Vmcb {
         self.vmcb.get_mut()
+    }
+
+    /// Puts the permission map in effect.
+    pub(super) fn use_msr_map(&mut self) {
+        // The map of the ports is all ones, and larger.
+        let map = if self.all_msrs_exit {
+            self.shared.iopm.phys()
+        } else {
+            self.msrpm.phys()
+        };
+        self.vmcb().set_msrpm_base(map);
     }
 
     pub(super) fn set_intercept(&mut self, bits: u64, on: bool) {

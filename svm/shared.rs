@@ -9,7 +9,7 @@ use super::features::{Disabled, Features, Refusal};
 use super::insn::HostSave;
 use crate::hv::exits;
 use crate::mmu::vm_ledger::Tags;
-use crate::model::msr::{HwMsr, Pass};
+use crate::model::msr::{HwMsr, Pass, Passed};
 use crate::sys::compat::EOPNOTSUPP;
 use crate::sys::cpu;
 use crate::sys::global::{Global, PerCpu};
@@ -25,10 +25,10 @@ pub(super) struct Shared {
     pub(super) host_save: KVec<HostSave>,
     /// I/O permission map: every port exits.
     pub(super) iopm: Pages<2>,
-    /// MSR permission map.
-    pub(super) msrpm: Pages<1>,
-    /// That of guests that read the counters of cycles without an exit.
-    pub(super) msrpm_cycles: Pages<1>,
+    /// MSR permission maps: for each of [`Passed::ALL`], without and with the counters of cycles.
+    msrpms: KVec<Pages<1>>,
+    /// The VMCB holds the guest's SPEC_CTRL.
+    pub(super) virtual_spec_ctrl: bool,
     pub(super) rdtscp: bool,
     pub(super) invpcid: bool,
 }
@@ -65,6 +65,12 @@ impl Shared {
         }
         let mut iopm = Pages::new()?;
         iopm.bytes_mut().fill(0xff);
+        let mut msrpms = KVec::with_capacity(Passed::ALL.len().wrapping_mul(2), GFP_KERNEL)?;
+        for off in [0, exits::APERFMPERF] {
+            for passed in Passed::ALL {
+                msrpms.push(msr_map(off, passed)?, GFP_KERNEL)?;
+            }
+        }
         let [_, _, _, ext_edx] = cpu::cpuid(0x8000_0001, 0);
         Ok(Self {
             features,
@@ -72,31 +78,40 @@ impl Shared {
             tags: Tags::new(features.asids)?,
             host_save,
             iopm,
-            msrpm: msr_map(0)?,
-            msrpm_cycles: msr_map(exits::APERFMPERF)?,
+            msrpms,
+            virtual_spec_ctrl: cpu::virtual_spec_ctrl(),
             rdtscp: ext_edx >> 27 & 1 != 0,
             invpcid: cpu::cpuid(7, 0)[1] >> 10 & 1 != 0,
         })
     }
+
+    /// The MSR permission map of guests without the exits `off` that reach the MSRs of `passed`. There is one for each.
+    pub(super) fn msr_map(&self, off: u32, passed: Passed) -> Result<&Pages<1>> {
+        let cycles = off & exits::APERFMPERF != 0;
+        let first = if cycles { Passed::ALL.len() } else { 0 };
+        let at = first.wrapping_add(passed.index());
+        self.msrpms.get(at).ok_or(EIO)
+    }
 }
 
-/// The permission map of guests without the exits `off`.
-fn msr_map(off: u32) -> Result<Pages<1>> {
+/// The permission map of guests without the exits `off` that reach the MSRs of `passed`.
+fn msr_map(off: u32, passed: Passed) -> Result<Pages<1>> {
     let mut map = Pages::new()?;
     map.bytes_mut().fill(0xff);
     for msr in HwMsr::ALL {
-        if msr.pass_through(true) == Pass::ReadWrite {
-            allow_msr(map.bytes_mut(), msr.index(), true);
-        }
+        allow_msr(map.bytes_mut(), msr.index(), msr.pass_through(true));
     }
     for counter in exits::counters(off, false) {
-        allow_msr(map.bytes_mut(), counter, false);
+        allow_msr(map.bytes_mut(), counter, Pass::Read);
+    }
+    for (msr, how) in passed.msrs() {
+        allow_msr(map.bytes_mut(), msr, how);
     }
     Ok(map)
 }
 
-/// Clears the intercept bit of `msr` for reads, or both, in the permission map ("MSR Intercepts").
-fn allow_msr(map: &mut [u8], msr: u32, write: bool) {
+/// Clears the intercept bits of `msr` in the permission map ("MSR Intercepts").
+fn allow_msr(map: &mut [u8], msr: u32, how: Pass) {
     let (base, first) = match msr {
         0..=0x1fff => (0usize, 0),
         0xc000_0000..=0xc000_1fff => (0x800, 0xc000_0000),
@@ -106,7 +121,12 @@ fn allow_msr(map: &mut [u8], msr: u32, write: bool) {
     let n = msr.wrapping_sub(first) as usize;
     if let Some(byte) = map.get_mut(base.wrapping_add(n / 4)) {
         // Two bits an MSR: RDMSR, WRMSR.
-        let bits = if write { 3u8 } else { 1 };
+        let bits = match how {
+            Pass::None => 0u8,
+            Pass::Read => 1,
+            Pass::Write => 2,
+            Pass::ReadWrite => 3,
+        };
         *byte &= !(bits.wrapping_shl((n as u32 & 3).wrapping_mul(2)));
     }
 }

@@ -185,7 +185,10 @@ struct Save {
     dbgctl: u64,
     /// Last branch records.
     last_branch: [u64; 4],
-    reserved7: [u8; 0x968],
+    reserved7: [u8; 0x48],
+    /// The guest's SPEC_CTRL, on CPUs that switch it.
+    spec_ctrl: u64,
+    reserved8: [u8; 0x918],
 }
 
 /// A VMCB: one page. The fields are reached through the methods of `vmcb_access.rs` only, which keep the clean bits true.
@@ -223,6 +226,7 @@ const _: () = {
     assert!(offset_of!(Save, cr2) == 0x240);
     assert!(offset_of!(Save, g_pat) == 0x268);
     assert!(offset_of!(Save, last_branch) == 0x278);
+    assert!(offset_of!(Save, spec_ctrl) == 0x2e0);
     assert!(size_of::<Save>() == 0xc00);
     assert!(size_of::<Vmcb>() == 4096);
 };

@@ -118,6 +118,8 @@ fields! {
     control.virt_ext: u64, set_virt_ext [LastBranch];
     /// RIP of the next instruction, after an exit caused by one.
     control.next_rip: u64;
+    /// The guest's SPEC_CTRL, on CPUs that switch it.
+    save.spec_ctrl: u64, set_spec_ctrl;
     /// LDTR.
     save.ldtr: VmcbSeg;
     /// TR.

@@ -183,7 +183,9 @@ fn zeroed() -> Vmcb {
             g_pat: 0,
             dbgctl: 0,
             last_branch: [0; 4],
-            reserved7: [0; 0x968],
+            reserved7: [0; 0x48],
+            spec_ctrl: 0,
+            reserved8: [0; 0x918],
         },
     }
 }

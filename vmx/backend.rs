@@ -28,7 +28,7 @@ use crate::mmu::Level;
 use crate::model::cr::cr0;
 use crate::model::event::{Kind, Vectoring};
 use crate::model::features::{self, Caps};
-use crate::model::msr::HwMsr;
+use crate::model::msr::{HwMsr, Passed};
 use crate::model::regs::{rflags, Attr, Seg, Segment, TableReg};
 use crate::sys::cpu::{self, IrqOff, PreemptOff};
 use crate::sys::page::Pages;
@@ -164,6 +164,7 @@ impl Backend for Vmx {
             roots: Roots::new()?,
             primary: shared.controls.primary,
             entry: shared.controls.entry,
+            off: 0,
             rsp: 0,
             rip: 0,
             rflags: 0,
@@ -181,9 +182,10 @@ impl Backend for Vmx {
 
     fn init(hw: &mut Hw, resident: &Resident, root: u64, off: u32) -> Result {
         hw.eptp = hw.shared.controls.eptp(root, 4);
+        hw.off = off;
         let init = Init {
             controls: &hw.shared.controls,
-            msr_bitmap: hw.shared.msr_bitmap(off),
+            msr_bitmap: hw.shared.msr_bitmap(off, Passed::default())?,
             msr_lists: &hw.msr_lists,
             eptp: hw.eptp,
             vpid: hw.vpid.number(),
@@ -464,7 +466,7 @@ impl Backend for Vmx {
             HwMsr::SysenterEip => hw.vmcs.read(f::GUEST_SYSENTER_EIP),
             HwMsr::Pat => hw.vmcs.read(f::GUEST_PAT),
             // Not the hardware's here.
-            HwMsr::Efer | HwMsr::Tsc => 0,
+            HwMsr::Efer | HwMsr::Tsc | HwMsr::SpecCtrl => 0,
         }
     }
 
@@ -483,7 +485,7 @@ impl Backend for Vmx {
             HwMsr::SysenterEsp => hw.vmcs.write(f::GUEST_SYSENTER_ESP, value),
             HwMsr::SysenterEip => hw.vmcs.write(f::GUEST_SYSENTER_EIP, value),
             HwMsr::Pat => hw.vmcs.write(f::GUEST_PAT, value),
-            HwMsr::Efer | HwMsr::Tsc => {}
+            HwMsr::Efer | HwMsr::Tsc | HwMsr::SpecCtrl => {}
         }
     }
 
@@ -495,6 +497,12 @@ impl Backend for Vmx {
 
     fn set_msr_exits(hw: &mut Hw, all: bool) {
         hw.set_primary(primary::MSR_BITMAPS, !all);
+    }
+
+    fn pass_msrs(hw: &mut Hw, passed: Passed) {
+        if let Ok(map) = hw.shared.msr_bitmap(hw.off, passed) {
+            setup::use_msr_bitmap(&mut hw.vmcs, map);
+        }
     }
 
     fn set_tsc_offset(hw: &mut Hw, offset: u64) {

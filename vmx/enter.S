@@ -1,5 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* The Intel world switch. Intel SDM, chapters "VM Entries" and "VM Exits". */
+/*
+ * The Intel world switch. Intel SDM, chapters "VM Entries" and "VM Exits"; "Speculative Execution Side Channel Mitigations".
+ *
+ * Before the guest, in this order:
+ *  1. IA32_SPEC_CTRL becomes the guest's, if it differs. From here on the host runs with what the guest chose: no return, no indirect
+ *     branch. It comes before anything that can fail, so that wherever it fails, step 7 finds the guest's value.
+ *  2. The host's RSP in the VMCS.
+ *  3. The guest's general registers.
+ *  4. VERW clears CPU buffers, where the host has that mitigation: last, so that no host data comes into them again.
+ * After it:
+ *  5. The guest's registers are stored, and no value of the guest's stays in a register.
+ *  6. The return stack buffer is filled: calls and returns in pairs.
+ *  7. The guest's IA32_SPEC_CTRL is read if it writes that without an exit, and only then the host's written: if it differs, or always
+ *     where IBRS has to be written after each less privileged mode.
+ *  8. LFENCE, where it need not be written: nothing below runs in speculation with the guest's value.
+ *  9. The branch history is cleared; then comes the first return.
+ */
 #include "rust/sys/enter.h"
 #include "vmx/enter.h"
 
@@ -14,8 +30,8 @@
  * Enters the guest; returns 0 after its exit, 1 if the instruction failed. RSP, RIP and RFLAGS of the guest are in the
  * VMCS, the other general registers in @sw. Interrupts are off.
  *
- * The order of the mitigations matters: no return or indirect branch may run between loading the guest's SPEC_CTRL and
- * the entry, nor between the exit and the end of RSB filling and SPEC_CTRL handling.
+ * The order of the mitigations matters, see the head of this file: no return or indirect branch may run between loading the guest's
+ * SPEC_CTRL and the entry, nor between the exit and the end of RSB filling and SPEC_CTRL handling.
  */
 SYM_FUNC_START(lodge_vmx_run)
 	ENTER_FUNCTION
@@ -24,6 +40,10 @@ SYM_FUNC_START(lodge_vmx_run)
 	mov	VMX_FLAGS(%rsi), %eax
 	push	%rax
 	push	%rdi
+
+	ALTERNATIVE "jmp .Lguest_spec_done", "", X86_FEATURE_MSR_SPEC_CTRL
+	LOAD_GUEST_SPEC_CTRL
+.Lguest_spec_done:
 
 	/* The exit restores RSP from the VMCS; the stack is mostly as deep as last time. */
 	cmp	%rsp, VMX_HOST_RSP(%rsi)
@@ -34,10 +54,6 @@ SYM_FUNC_START(lodge_vmx_run)
 	jbe	.Lfailed
 	mov	%rsp, VMX_HOST_RSP(%rsi)
 .Lrsp_done:
-
-	ALTERNATIVE "jmp .Lguest_spec_done", "", X86_FEATURE_MSR_SPEC_CTRL
-	LOAD_GUEST_SPEC_CTRL
-.Lguest_spec_done:
 
 	mov	GPR(0)(%rdi), %rax
 	LOAD_GUEST_REGISTERS

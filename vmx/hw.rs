@@ -34,6 +34,8 @@ pub(crate) struct Hw {
     /// The control words that change, as the VMCS has them.
     pub(super) primary: u32,
     pub(super) entry: u32,
+    /// The VM's exits that are left out.
+    pub(super) off: u32,
     /// RSP, RIP and RFLAGS as the VMCS has them.
     pub(super) rsp: u64,
     pub(super) rip: u64,

@@ -72,6 +72,12 @@ pub(super) fn init(vmcs: &mut Fields, init: &Init<'_>) {
     }
 }
 
+/// Puts another MSR bitmap in effect.
+pub(super) fn use_msr_bitmap(vmcs: &mut Fields, map: &'static Pages<0>) {
+    // SAFETY: the page is there as long as the module is.
+    unsafe { vmcs.write_trusted(f::MSR_BITMAP, map.phys()) };
+}
+
 /// Writes the host state that follows the CPU.
 pub(super) fn host_cpu(vmcs: &mut Fields, _preempt: &PreemptOff) {
     let mut s = CpuState::default();

@@ -12,7 +12,7 @@ use super::vmcs::Lists;
 use super::vpid::{Vpids, WORDS};
 use crate::hv::exits;
 use crate::mmu::vm_ledger::Epochs;
-use crate::model::msr::{HwMsr, Pass};
+use crate::model::msr::{HwMsr, Pass, Passed};
 use crate::sys::compat::EOPNOTSUPP;
 use crate::sys::cpu::{self, PreemptOff};
 use crate::sys::global::Global;
@@ -22,8 +22,9 @@ use crate::sys::params;
 /// What all vCPUs share.
 pub(super) struct Shared {
     pub(super) controls: Controls,
-    /// MSR bitmaps, a set bit makes the access exit: for each set of counters that guests can read of the CPU ([`COUNTERS`]).
-    msr_bitmaps: [Pages<0>; 4],
+    /// MSR bitmaps, a set bit makes the access exit: for each set of counters that guests can read of the CPU ([`COUNTERS`]), one for
+    /// each of [`Passed::ALL`].
+    msr_bitmaps: KVec<Pages<0>>,
     /// Taken VPIDs.
     vpids: Pin<KBox<Mutex<KVec<u64>>>>,
     /// The host's values of [`GuestMsr::ALL`], which are the same on all CPUs but for TSC_AUX.
@@ -40,13 +41,13 @@ impl Shared {
     /// Negotiates the controls and prepares the rest. Once at load.
     pub(super) fn new() -> Result<Self> {
         let controls = negotiate(&read_caps()?, &options()).map_err(refused)?;
-        let [none, idle, cycles, both] = COUNTERS;
-        let msr_bitmaps = [
-            msr_map(none)?,
-            msr_map(idle)?,
-            msr_map(cycles)?,
-            msr_map(both)?,
-        ];
+        let count = COUNTERS.len().wrapping_mul(Passed::ALL.len());
+        let mut msr_bitmaps = KVec::with_capacity(count, GFP_KERNEL)?;
+        for off in COUNTERS {
+            for passed in Passed::ALL {
+                msr_bitmaps.push(msr_map(off, passed)?, GFP_KERNEL)?;
+            }
+        }
         let mut taken = KVec::with_capacity(WORDS, GFP_KERNEL)?;
         for _ in 0..WORDS {
             taken.push(0u64, GFP_KERNEL)?;
@@ -73,15 +74,13 @@ impl Shared {
         })
     }
 
-    /// The MSR bitmap of guests without the exits `off`.
-    pub(super) fn msr_bitmap(&self, off: u32) -> &Pages<0> {
-        let [none, idle, cycles, both] = &self.msr_bitmaps;
-        match (off & exits::CSTATE != 0, off & exits::APERFMPERF != 0) {
-            (false, false) => none,
-            (true, false) => idle,
-            (false, true) => cycles,
-            (true, true) => both,
-        }
+    /// The MSR bitmap of guests without the exits `off` that reach the MSRs of `passed`. There is one for each.
+    pub(super) fn msr_bitmap(&self, off: u32, passed: Passed) -> Result<&Pages<0>> {
+        let counters =
+            usize::from(off & exits::CSTATE != 0) | usize::from(off & exits::APERFMPERF != 0) << 1;
+        let first = counters.wrapping_mul(Passed::ALL.len());
+        let at = first.wrapping_add(passed.index());
+        self.msr_bitmaps.get(at).ok_or(EIO)
     }
 }
 
@@ -93,19 +92,18 @@ const COUNTERS: [u32; 4] = [
     exits::CSTATE | exits::APERFMPERF,
 ];
 
-/// The MSR bitmap of guests without the exits `off`.
-fn msr_map(off: u32) -> Result<Pages<0>> {
+/// The MSR bitmap of guests without the exits `off` that reach the MSRs of `passed`.
+fn msr_map(off: u32, passed: Passed) -> Result<Pages<0>> {
     let mut map = Pages::new()?;
     map.bytes_mut().fill(0xff);
     for msr in HwMsr::ALL {
-        match msr.pass_through(false) {
-            Pass::ReadWrite => allow_msr(map.bytes_mut(), msr.index(), true),
-            Pass::Read => allow_msr(map.bytes_mut(), msr.index(), false),
-            Pass::None => {}
-        }
+        allow_msr(map.bytes_mut(), msr.index(), msr.pass_through(false));
     }
     for counter in exits::counters(off, true) {
-        allow_msr(map.bytes_mut(), counter, false);
+        allow_msr(map.bytes_mut(), counter, Pass::Read);
+    }
+    for (msr, how) in passed.msrs() {
+        allow_msr(map.bytes_mut(), msr, how);
     }
     Ok(map)
 }
@@ -140,8 +138,8 @@ impl Drop for Vpid {
     }
 }
 
-/// Lets the guest read (and write) `msr` without an exit ("MSR-Bitmap Address"): read low, read high, write low, write high.
-fn allow_msr(map: &mut [u8], msr: u32, write: bool) {
+/// Lets the guest reach `msr` without an exit ("MSR-Bitmap Address"): read low, read high, write low, write high.
+fn allow_msr(map: &mut [u8], msr: u32, how: Pass) {
     let (base, n) = match msr {
         0..=0x1fff => (0usize, msr as usize),
         0xc000_0000..=0xc000_1fff => (0x400, (msr & 0x1fff) as usize),
@@ -152,8 +150,10 @@ fn allow_msr(map: &mut [u8], msr: u32, write: bool) {
             *byte &= !(1u8 << (n % 8));
         }
     };
-    clear(base);
-    if write {
+    if matches!(how, Pass::Read | Pass::ReadWrite) {
+        clear(base);
+    }
+    if matches!(how, Pass::Write | Pass::ReadWrite) {
         clear(base.wrapping_add(0x800));
     }
 }

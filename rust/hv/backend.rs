@@ -15,7 +15,7 @@ use crate::mmu::vm_ledger::VcpuLedger;
 use crate::mmu::vm_mmu::MmuConfig;
 use crate::model::event::{Exception, Interrupt, Vectoring};
 use crate::model::features::Caps;
-use crate::model::msr::HwMsr;
+use crate::model::msr::{HwMsr, Passed};
 use crate::model::regs::{Seg, Segment, TableReg};
 use crate::sys::cpu::{IrqOff, PreemptOff};
 use crate::sys::params::InUse;
@@ -196,6 +196,12 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn set_instructions(hw: &mut Self::Hw, rdtscp: bool, invpcid: bool);
     /// Every access to a model-specific register exits (or no longer). Interrupts may be off.
     fn set_msr_exits(hw: &mut Self::Hw, all: bool);
+    /// Which of these MSRs accesses do not exit for, as long as not all do.
+    fn pass_msrs(hw: &mut Self::Hw, passed: Passed);
+    /// The hardware switches SPEC_CTRL itself, so that the guest's is in [`Backend::hw_msr`]; else it is in the [`Switch`].
+    fn holds_spec_ctrl(_hw: &Self::Hw) -> bool {
+        false
+    }
     /// Guest TSC = host TSC + offset.
     fn set_tsc_offset(hw: &mut Self::Hw, offset: u64);
 

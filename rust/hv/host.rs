@@ -7,6 +7,7 @@ use crate::hv::backend::Backend;
 use crate::mmu::Level;
 use crate::model::cpuid_host::{Config, HostCaps};
 use crate::model::features::Caps;
+use crate::model::speculation::Kernel;
 use crate::sys::cpu;
 use crate::sys::global::Global;
 
@@ -25,6 +26,12 @@ pub(crate) fn probe<B: Backend>() -> Result {
         lfence_serializing: cpu::lfence_serializing(),
         null_seg_clears_base: cpu::null_seg_clears_base(),
         without: B::withheld(Caps::none()),
+        kernel_has: Caps::none(),
+        speculation: Kernel {
+            weak: cpu::cpu_weak(),
+            uses: cpu::cpu_controls(),
+        },
+        arch_capabilities: cpu::arch_capabilities(),
     };
     config.follow_kernel(&cpu::kernel_capabilities());
     CAPS.set(KBox::new(

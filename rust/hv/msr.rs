@@ -8,7 +8,7 @@ use crate::hv::vcpu::Loaded;
 use crate::hv::{host, user};
 use crate::model::features;
 use crate::model::misc_enable;
-use crate::model::msr::{self, Answer, BadMsr, Effect, HwMsr, Who};
+use crate::model::msr::{self, Answer, BadMsr, Effect, HwMsr, Passed, Who};
 use crate::model::regs::{RAX, RCX, RDX};
 use crate::sys::{cpu, params, trace};
 use crate::uapi::kvm_msr_entry;
@@ -22,6 +22,7 @@ impl<B: Backend> Loaded<'_, B> {
         match msr {
             HwMsr::Efer => self.state.controls.efer,
             HwMsr::Tsc => self.state.tsc.read(),
+            HwMsr::SpecCtrl if !B::holds_spec_ctrl(&self.state.hw) => self.state.switch.spec_ctrl,
             _ => B::hw_msr(&mut self.state.hw, self.resident, msr),
         }
     }
@@ -36,8 +37,34 @@ impl<B: Backend> Loaded<'_, B> {
                 let offset = self.state.tsc.offset_for(value);
                 self.set_tsc_offset(offset);
             }
+            HwMsr::SpecCtrl if !B::holds_spec_ctrl(&self.state.hw) => {
+                self.state.switch.spec_ctrl = value;
+                // It uses it: from now on without exits.
+                if value != 0 {
+                    self.pass_msrs();
+                }
+            }
             _ => B::set_hw_msr(&mut self.state.hw, self.resident, msr, value),
         }
+    }
+
+    /// Lets the guest reach MSRs without an exit. SPEC_CTRL, which costs time at each exit then, only once it is not 0. Call after a
+    /// change of CPUID.
+    pub(crate) fn pass_msrs(&mut self) {
+        let switched = !B::holds_spec_ctrl(&self.state.hw);
+        let used = !switched || self.state.switch.spec_ctrl != 0;
+        let passed = Passed {
+            spec_ctrl: self.state.features.spec_ctrl() && used,
+            pred_cmd: self.state.features.pred_cmd() && self.state.features.host_commands().ibpb,
+        };
+        self.state.switch.spec_passed = (passed.spec_ctrl && switched).into();
+        B::pass_msrs(&mut self.state.hw, passed);
+    }
+
+    /// SPEC_CTRL after reset. (KVM clears it at INIT too.)
+    pub(crate) fn clear_spec_ctrl(&mut self) {
+        self.set_hw_msr(HwMsr::SpecCtrl, 0);
+        self.pass_msrs();
     }
 
     /// Reads an MSR for the guest or for user space.
@@ -69,7 +96,13 @@ impl<B: Backend> Loaded<'_, B> {
             &self.state.features,
         ) {
             Ok(Effect::Done) => {}
+            Ok(Effect::Hw(HwMsr::SpecCtrl, v)) if !cpu::spec_ctrl_takes(v) => {
+                return Err(BadMsr::Refused)
+            }
             Ok(Effect::Hw(msr, v)) => self.set_hw_msr(msr, v),
+            Ok(Effect::PredCmd(v)) if cpu::pred_cmd(v) => {}
+            Ok(Effect::FlushL1d) if cpu::flush_l1d() => {}
+            Ok(Effect::PredCmd(_) | Effect::FlushL1d) => return Err(BadMsr::Refused),
             Ok(Effect::Tsc(value)) => {
                 let offset = self.state.tsc.offset_for(value);
                 let moved = offset.wrapping_sub(self.state.tsc.offset);

@@ -291,6 +291,7 @@ impl<B: Backend> Loaded<'_, B> {
             HwMsr::Pat,
             0x0007_0406_0007_0406,
         );
+        self.clear_spec_ctrl();
         let offset = self.state.tsc.offset;
         self.set_tsc_offset(offset);
     }

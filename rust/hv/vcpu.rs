@@ -325,7 +325,7 @@ impl<B: Backend> Loaded<'_, B> {
         self.raise(Exception::protection(0));
     }
 
-    /// Takes instructions that the guest's CPUID lacks away. Call after a change of CPUID.
+    /// Takes instructions and MSRs that the guest's CPUID lacks away. Call after a change of CPUID.
     pub(crate) fn update_instructions(&mut self) {
         let f = &self.state.features;
         let (tsc_aux, invpcid) = (
@@ -333,6 +333,7 @@ impl<B: Backend> Loaded<'_, B> {
             f.has(features::INVPCID),
         );
         B::set_instructions(&mut self.state.hw, tsc_aux, invpcid);
+        self.pass_msrs();
     }
 
     /// Brings what depends on several registers up to date: call after a change of CR0, CR4, EFER, XCR0, DR7 or CPUID.

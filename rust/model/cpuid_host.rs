@@ -5,6 +5,7 @@
 use super::cpuid::{is_indexed, Entry, Vendor, SIGNIFICANT_INDEX};
 use super::cr::{efer, xcr0};
 use super::features::{self, Caps, Feature, Offer, Reg, Row, Word, TABLE};
+use super::speculation::{self, uses, Commands};
 
 /// The hypervisor leaf with the signature.
 pub const KVM_SIGNATURE: u32 = 0x4000_0000;
@@ -46,6 +47,12 @@ pub struct Config {
     /// Features that the CPU has, but that cannot be given to a guest: RDTSCP, RDPID and INVPCID without their VMX controls,
     /// what the host kernel has switched off, what a module parameter hides.
     pub without: Caps,
+    /// Features that the host kernel knows of, whether CPUID tells of them or not.
+    pub kernel_has: Caps,
+    /// What the kernel says of speculation.
+    pub speculation: speculation::Kernel,
+    /// The CPU's IA32_ARCH_CAPABILITIES, 0 where it has none.
+    pub arch_capabilities: u64,
 }
 
 impl Config {
@@ -56,6 +63,7 @@ impl Config {
                 continue;
             };
             self.without.set_word(w, self.without.word(w) | !known);
+            self.kernel_has.set_word(w, *known);
         }
         // A guest can have these whether the host uses them or not.
         self.without.set(features::LA57, false);
@@ -148,15 +156,23 @@ impl HostCaps {
     }
 
     fn choose(&mut self) {
+        let kernel = self.config.speculation;
+        if !kernel.uses(uses::SPEC_CTRL) {
+            // Nobody would switch the MSR.
+            for f in speculation::OF_SPEC_CTRL {
+                self.config.without.set(f, true);
+            }
+        }
         for row in TABLE {
             let f = row.feature;
             let there = self.is_there(f);
             let offer = match row.offer {
                 Offer::Host | Offer::Emulated(_) => there,
                 Offer::State(needs) => there && self.xcr0 & needs == needs,
+                Offer::Kernel => self.config.kernel_has.has(f),
                 Offer::Always => true,
                 Offer::Apic => self.config.lapic,
-                Offer::OnRequest | Offer::Dynamic | Offer::No => false,
+                Offer::OtherForm | Offer::OnRequest | Offer::Dynamic | Offer::No => false,
             };
             self.offered.set(f, offer);
             let made = matches!(row.offer, Offer::OnRequest) || self.emulates(row);
@@ -172,6 +188,14 @@ impl HostCaps {
         ] {
             self.offered.set(f, known);
             self.honoured.set(f, known);
+        }
+        let mut more = Caps::none();
+        speculation::other_forms(&|f| self.is_there(f), kernel, &mut |f| more.set(f, true));
+        for w in Word::ALL {
+            self.offered
+                .set_word(w, self.offered.word(w) | more.word(w));
+            self.honoured
+                .set_word(w, self.honoured.word(w) | more.word(w));
         }
     }
 
@@ -222,6 +246,22 @@ impl HostCaps {
         } else {
             48
         }
+    }
+
+    /// The commands about speculation that the CPU takes.
+    pub fn commands(&self) -> Commands {
+        Commands {
+            ibpb: self.config.speculation.uses(uses::IBPB),
+            sbpb: self.config.kernel_has.has(features::SBPB),
+            flush_l1d: self.is_there(features::FLUSH_L1D),
+        }
+    }
+
+    /// IA32_ARCH_CAPABILITIES as guests are told it.
+    pub fn arch_capabilities(&self) -> u64 {
+        let rtm = self.is_there(features::RTM);
+        let c = &self.config;
+        speculation::arch_capabilities(c.arch_capabilities, c.speculation, rtm)
     }
 
     /// LFENCE is serializing, for MSR DE_CFG.
@@ -360,7 +400,7 @@ where
             // TLBs of 1 GiB pages; performance hints.
             0x8000_0019 => [a, b, 0, 0],
             0x8000_001a => [a & 7, 0, 0, 0],
-            0x8000_0021 => [self.word(Word::X21Eax), 0, 0, 0],
+            0x8000_0021 => [self.word(Word::X21Eax), 0, self.word(Word::X21Ecx), 0],
             // SVM, topology, encryption, PMU: not offered. Brand: user space's to choose.
             _ => [0; 4],
         };

@@ -39,6 +39,8 @@ pub enum Word {
     X8Ebx,
     /// Leaf 0x80000021, EAX.
     X21Eax,
+    /// Leaf 0x80000021, ECX.
+    X21Ecx,
 }
 
 /// The four registers that CPUID returns, as indexes.
@@ -68,7 +70,7 @@ impl Reg {
 }
 
 /// Number of feature words.
-pub const WORDS: usize = 14;
+pub const WORDS: usize = 15;
 
 impl Word {
     /// Every word.
@@ -87,6 +89,7 @@ impl Word {
         Self::X7Edx,
         Self::X8Ebx,
         Self::X21Eax,
+        Self::X21Ecx,
     ];
 
     /// Leaf, subleaf and register.
@@ -106,6 +109,7 @@ impl Word {
             Self::X7Edx => (0x8000_0007, 0, Reg::Edx),
             Self::X8Ebx => (0x8000_0008, 0, Reg::Ebx),
             Self::X21Eax => (0x8000_0021, 0, Reg::Eax),
+            Self::X21Ecx => (0x8000_0021, 0, Reg::Ecx),
         }
     }
 }
@@ -126,7 +130,7 @@ impl Word {
             Self::L7Ecx => 16,
             Self::L7Edx => 18,
             Self::X21Eax => 20,
-            Self::L71Edx | Self::L72Edx | Self::X7Edx => return None,
+            Self::L71Edx | Self::L72Edx | Self::X7Edx | Self::X21Ecx => return None,
         })
     }
 }
@@ -192,6 +196,10 @@ pub enum Offer {
     Host,
     /// As the CPU has it, if these state components are enabled in the host's XCR0.
     State(u64),
+    /// As the host kernel has it, which may know of it otherwise than by CPUID.
+    Kernel,
+    /// Only as `speculation::other_forms` says.
+    OtherForm,
     /// Always: the module makes it.
     Always,
     /// If the module has a local APIC.
@@ -235,7 +243,7 @@ macro_rules! features {
 const AVX_STATE: u64 = xcr0::FP | xcr0::SSE | xcr0::YMM;
 const AVX512_STATE: u64 = AVX_STATE | xcr0::AVX512;
 
-use Offer::{Always, Apic, Dynamic, Emulated, Host, No, OnRequest, State};
+use Offer::{Always, Apic, Dynamic, Emulated, Host, Kernel, No, OnRequest, OtherForm, State};
 
 features! {
     SSE3 = L1Ecx 0, "pni", Host;
@@ -375,16 +383,14 @@ features! {
     AMX_TILE = L7Edx 24, "amx_tile", No;
     /// As AMX_BF16.
     AMX_INT8 = L7Edx 25, "amx_int8", No;
-    /// IA32_SPEC_CTRL and IA32_PRED_CMD are not virtualized yet.
-    SPEC_CTRL = L7Edx 26, "ibrs", No;
-    /// As SPEC_CTRL.
-    INTEL_STIBP = L7Edx 27, "stibp", No;
-    /// IA32_FLUSH_CMD is not virtualized yet.
-    FLUSH_L1D = L7Edx 28, "flush_l1d", No;
-    /// IA32_ARCH_CAPABILITIES is not virtualized yet.
-    ARCH_CAPABILITIES = L7Edx 29, "arch_capabilities", No;
-    /// As SPEC_CTRL.
-    SPEC_CTRL_SSBD = L7Edx 31, "ssbd", No;
+    /// IBRS and IBPB: IA32_SPEC_CTRL and IA32_PRED_CMD are there.
+    SPEC_CTRL = L7Edx 26, "ibrs", Host;
+    INTEL_STIBP = L7Edx 27, "stibp", Host;
+    /// IA32_FLUSH_CMD is there.
+    FLUSH_L1D = L7Edx 28, "flush_l1d", Host;
+    /// A guest can be told on each CPU what it need not fear.
+    ARCH_CAPABILITIES = L7Edx 29, "arch_capabilities", Always;
+    SPEC_CTRL_SSBD = L7Edx 31, "ssbd", Host;
 
     SHA512 = L71Eax 0, "sha512", State(AVX_STATE);
     SM3 = L71Eax 1, "sm3", State(AVX_STATE);
@@ -406,7 +412,11 @@ features! {
     AVX_VNNI_INT16 = L71Edx 10, "avx_vnni_int16", State(AVX_STATE);
     PREFETCHITI = L71Edx 14, "prefetchiti", Host;
 
-    /// The other bits of this word are bits of IA32_SPEC_CTRL.
+    INTEL_PSFD = L72Edx 0, "intel_psfd", Host;
+    IPRED_CTRL = L72Edx 1, "ipred_ctrl", Host;
+    RRSBA_CTRL = L72Edx 2, "rrsba_ctrl", Host;
+    DDPD_U = L72Edx 3, "ddpd_u", Host;
+    BHI_CTRL = L72Edx 4, "bhi_ctrl", Host;
     MCDT_NO = L72Edx 5, "mcdt_no", Host;
 
     XSAVEOPT = D1Eax 0, "xsaveopt", State(xcr0::FP | xcr0::SSE);
@@ -467,28 +477,38 @@ features! {
     CLZERO = X8Ebx 0, "clzero", Host;
     XSAVEERPTR = X8Ebx 2, "xsaveerptr", Host;
     WBNOINVD = X8Ebx 9, "wbnoinvd", Host;
-    /// The speculation controls of AMD: as SPEC_CTRL.
-    AMD_IBPB = X8Ebx 12, "ibpb", No;
-    /// As AMD_IBPB.
-    AMD_IBRS = X8Ebx 14, "ibrs (0x80000008)", No;
-    /// As AMD_IBPB.
-    AMD_STIBP = X8Ebx 15, "stibp (0x80000008)", No;
+    AMD_IBPB = X8Ebx 12, "ibpb", Host;
+    AMD_IBRS = X8Ebx 14, "ibrs (0x80000008)", Host;
+    AMD_STIBP = X8Ebx 15, "stibp (0x80000008)", Host;
+    AMD_STIBP_ALWAYS_ON = X8Ebx 17, "stibp_always_on", Host;
+    AMD_IBRS_SAME_MODE = X8Ebx 19, "ibrs_same_mode", Host;
     EFER_LMSLE_MBZ = X8Ebx 20, "efer_lmsle_mbz", Host;
-    /// As AMD_IBPB.
-    AMD_SSBD = X8Ebx 24, "ssbd (0x80000008)", No;
-    /// As AMD_IBPB.
+    AMD_SSBD = X8Ebx 24, "ssbd (0x80000008)", Host;
+    /// An MSR in place of one that each family has elsewhere.
     VIRT_SSBD = X8Ebx 25, "virt_ssbd", No;
     AMD_SSB_NO = X8Ebx 26, "ssb_no", Host;
+    AMD_PSFD = X8Ebx 28, "amd_psfd", Host;
+    AMD_IBPB_RET = X8Ebx 30, "ibpb_ret", Host;
 
     NO_NESTED_DATA_BP = X21Eax 0, "no_nested_data_bp", Host;
     /// Told on every CPU whose LFENCE the host kernel found or made serializing.
     LFENCE_RDTSC = X21Eax 2, "lfence_rdtsc", Host;
+    /// VERW clears what TSA leaks.
+    VERW_CLEAR = X21Eax 5, "verw_clear", Kernel;
     /// Told on every CPU without the null-selector quirk.
     NULL_SEL_CLR_BASE = X21Eax 6, "null_sel_clr_base", Host;
-    /// Needs its bit of EFER, and SPEC_CTRL.
+    /// Needs its bit of EFER; no CPU here has it.
     AUTOIBRS = X21Eax 8, "autoibrs", No;
     NO_SMM_CTL_MSR = X21Eax 9, "no_smm_ctl_msr", Always;
     /// CPUID faulting by HWCR is not made; that by MISC_FEATURES_ENABLES is.
     GP_ON_USER_CPUID = X21Eax 17, "gp_on_user_cpuid", No;
     PREFETCHI = X21Eax 20, "prefetchi", Host;
+    SBPB = X21Eax 27, "sbpb", Kernel;
+    IBPB_BRTYPE = X21Eax 28, "ibpb_brtype", Kernel;
+    SRSO_NO = X21Eax 29, "srso_no", Kernel;
+    SRSO_USER_KERNEL_NO = X21Eax 30, "srso_user_kernel_no", Host;
+
+    TSA_SQ_NO = X21Ecx 1, "tsa_sq_no", OtherForm;
+    TSA_L1_NO = X21Ecx 2, "tsa_l1_no", OtherForm;
+    TSA_FILL_NO = X21Ecx 7, "tsa_fill_no", OtherForm;
 }

@@ -7,6 +7,7 @@ use super::cpuid_host::HostCaps;
 use super::cr::{cr4, dr6, efer, Limits};
 use super::features::{self, Caps, Feature, Word};
 use super::regs::has;
+use super::speculation::{self, Commands};
 
 /// The features and limits of one guest CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,10 @@ pub struct GuestFeatures {
     host_xsaves: bool,
     host_tsc_aux: bool,
     instructions: u16,
+    spec_ctrl: bool,
+    pred_cmd: bool,
+    commands: Commands,
+    host_commands: Commands,
     limits: Limits,
 }
 
@@ -48,6 +53,10 @@ impl GuestFeatures {
             told_xsaves: cpuid::raw_word(entries, Word::D1Eax) & features::XSAVES.mask() != 0,
             host_xsaves: host.cpu_has(features::XSAVES),
             host_tsc_aux: host.cpu_has(features::RDTSCP) || host.cpu_has(features::RDPID),
+            spec_ctrl: speculation::has_spec_ctrl(&|f| caps.has(f)),
+            pred_cmd: speculation::has_pred_cmd(&|f| caps.has(f)),
+            commands: speculation::commands(&|f| caps.has(f)).and(host.commands()),
+            host_commands: host.commands(),
             limits,
         }
     }
@@ -102,6 +111,26 @@ impl GuestFeatures {
     /// it is not 0. (VMX has a control, which stays off.)
     pub fn reaches_host_xss(&self) -> bool {
         self.host_vendor.is_amd() && self.host_xsaves
+    }
+
+    /// The guest has MSR SPEC_CTRL.
+    pub fn spec_ctrl(&self) -> bool {
+        self.spec_ctrl
+    }
+
+    /// The guest has MSR PRED_CMD.
+    pub fn pred_cmd(&self) -> bool {
+        self.pred_cmd
+    }
+
+    /// The commands about speculation that the guest can give.
+    pub fn commands(&self) -> Commands {
+        self.commands
+    }
+
+    /// Those that the CPU below takes.
+    pub fn host_commands(&self) -> Commands {
+        self.host_commands
     }
 
     /// The CPU below has MSR TSC_AUX.

@@ -18,6 +18,7 @@ pub mod mce;
 pub mod misc_enable;
 pub mod msr;
 pub mod msr_filter;
+pub mod msr_pass;
 pub mod msr_table;
 #[cfg(not(CONFIG_RUST))]
 pub mod pic;
@@ -26,4 +27,5 @@ pub mod pit;
 pub mod pvclock;
 pub mod regs;
 pub mod residency;
+pub mod speculation;
 pub mod sregs;

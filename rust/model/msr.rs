@@ -10,8 +10,10 @@ use super::cr::{self, apic_base, Mode};
 use super::features;
 use super::guest::GuestFeatures;
 use super::misc_enable;
+pub use super::msr_pass::{Pass, Passed};
 pub use super::msr_table::{bits, slot, HwMsr};
 use super::msr_table::{Listed, May, On, Place, Row, Rule, BANKS, TABLE};
+use super::speculation::Commands;
 
 /// Who reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,22 +60,15 @@ pub enum Effect {
     WallClock(u64),
     /// The guest's CPUID shows it: `cpuid::refresh`.
     CpuidDirty,
-}
-
-/// How far the guest may reach an MSR without an exit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
-    /// Not at all.
-    None,
-    /// RDMSR.
-    Read,
-    /// RDMSR and WRMSR.
-    ReadWrite,
+    /// PRED_CMD is to be written on this CPU.
+    PredCmd(u64),
+    /// The L1 data cache of this CPU is to be flushed.
+    FlushL1d,
 }
 
 impl HwMsr {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Tsc,
         Self::SysenterCs,
         Self::SysenterEsp,
@@ -88,6 +83,7 @@ impl HwMsr {
         Self::GsBase,
         Self::KernelGsBase,
         Self::TscAux,
+        Self::SpecCtrl,
     ];
 
     /// Its number for RDMSR.
@@ -107,6 +103,7 @@ impl HwMsr {
             Self::GsBase => 0xc000_0101,
             Self::KernelGsBase => 0xc000_0102,
             Self::TscAux => 0xc000_0103,
+            Self::SpecCtrl => 0x48,
         }
     }
 
@@ -115,19 +112,6 @@ impl HwMsr {
         match self {
             Self::Pat => bits::PAT_RESET,
             _ => 0,
-        }
-    }
-
-    /// What the permission map of a guest should say. SVM saves and loads the SYSCALL MSRs with the VMCB; on VMX the
-    /// module loads them itself, so it has to see the writes. The values need no check: a non-canonical one is #GP anyway.
-    pub const fn pass_through(self, amd: bool) -> Pass {
-        match self {
-            Self::FsBase | Self::GsBase | Self::KernelGsBase => Pass::ReadWrite,
-            Self::SysenterCs | Self::SysenterEsp | Self::SysenterEip => Pass::ReadWrite,
-            Self::Star | Self::Lstar | Self::Cstar | Self::Fmask if amd => Pass::ReadWrite,
-            // VMX adds the offset to what RDMSR reads.
-            Self::Tsc if !amd => Pass::Read,
-            _ => Pass::None,
         }
     }
 }
@@ -150,6 +134,7 @@ pub fn reset(slots: &mut [u64], host: &HostCaps, bsp: bool) {
         slot::UCODE_REV,
         if amd { 0x0100_0065 } else { 1 << 32 },
     );
+    put(slots, slot::ARCH_CAPABILITIES, host.arch_capabilities());
 }
 
 /// IA32_APIC_BASE.
@@ -232,7 +217,12 @@ pub fn read(slots: &[u64], index: u32, who: Who, guest: &GuestFeatures) -> Resul
         May::No => return Err(BadMsr::Refused),
         May::Unknown => return Err(BadMsr::Unknown),
     }
-    gate(row, index, who, slots, guest)?;
+    match gate(row, index, who, slots, guest) {
+        Ok(()) => {}
+        // What is listed reads as zero: user space saves it.
+        Err(BadMsr::Unknown) if who == Who::Host => return Ok(Answer::Value(0)),
+        Err(e) => return Err(e),
+    }
     Ok(match row.place {
         Place::Hw(msr) => Answer::Hw(msr),
         Place::Const(value) => Answer::Value(value),
@@ -257,13 +247,13 @@ pub fn write(
     match may {
         May::Yes => {}
         May::No => return Err(BadMsr::Refused),
-        // What is listed takes a zero: user space restores what it read.
-        May::Unknown if who == Who::Host && row.listed != Listed::No && value == 0 => {
-            return Ok(Effect::Done)
-        }
-        May::Unknown => return Err(BadMsr::Unknown),
+        May::Unknown => return absent(row, value, who),
     }
-    gate(row, index, who, slots, guest)?;
+    match gate(row, index, who, slots, guest) {
+        Ok(()) => {}
+        Err(BadMsr::Unknown) => return absent(row, value, who),
+        Err(e) => return Err(e),
+    }
     let access = Access {
         row,
         index,
@@ -278,9 +268,18 @@ pub fn write(
     }
 }
 
+/// A write to what is not there. What is listed takes a zero: user space restores what it read.
+fn absent(row: &Row, value: u64, who: Who) -> Result<Effect, BadMsr> {
+    if who == Who::Host && row.listed != Listed::No && value == 0 {
+        Ok(Effect::Done)
+    } else {
+        Err(BadMsr::Unknown)
+    }
+}
+
 /// After the vCPU has run, user space may write this MSR only the value that it has: it describes the CPU model.
 pub fn is_immutable(index: u32) -> bool {
-    matches!(index, 0xce | 0xc001_1029)
+    matches!(index, 0xce | 0x10a | 0xc001_1029)
 }
 
 /// Produces the indexes of KVM_GET_MSR_INDEX_LIST. `present(index)` tells whether RDMSR works on the CPU below.
@@ -306,7 +305,7 @@ pub fn index_list<E>(
 }
 
 /// The MSRs that describe what the module can make of the CPU: KVM_GET_MSR_FEATURE_INDEX_LIST.
-pub const FEATURE_LIST: [u32; 3] = [0xc001_1029, 0x8b, 0xce];
+pub const FEATURE_LIST: [u32; 4] = [0xc001_1029, 0x8b, 0x10a, 0xce];
 
 /// KVM_GET_MSRS on the device: the value of one of [`FEATURE_LIST`]. `ucode` is what RDMSR 0x8b reads on the CPU below.
 pub fn feature_value(index: u32, host: &HostCaps, ucode: u64) -> Result<u64, BadMsr> {
@@ -315,6 +314,7 @@ pub fn feature_value(index: u32, host: &HostCaps, ucode: u64) -> Result<u64, Bad
         0xc001_1029 if host.lfence_serializing() => Ok(bits::DE_CFG_LFENCE_SERIALIZES),
         0xc001_1029 => Ok(0),
         0x8b => Ok(ucode),
+        0x10a => Ok(host.arch_capabilities()),
         0xce => Ok(bits::PLATFORM_CPUID_FAULT),
         _ => Err(BadMsr::Unknown),
     }
@@ -364,7 +364,12 @@ fn gate(
         _ => 0,
     };
     let by_guest = who == Who::Guest;
+    if row.rule == Rule::ArchCapabilities && !guest.has(features::ARCH_CAPABILITIES) {
+        return Err(BadMsr::Unknown);
+    }
     let ok = match row.rule {
+        Rule::SpecCtrl => !by_guest || guest.spec_ctrl(),
+        Rule::PredCmd => !by_guest || guest.pred_cmd(),
         Rule::TscAux => guest.host_tsc_aux() && (!by_guest || guest.tsc_aux()),
         Rule::McBank => u64::from(bank) < cap & 0xff,
         Rule::McControl2 => {
@@ -432,12 +437,34 @@ impl Access<'_> {
         }
     }
 
+    /// A command. User space may give what the CPU takes, the guest what its CPUID says.
+    fn command(
+        &self,
+        effect: Effect,
+        takes: impl Fn(Commands, u64) -> bool,
+    ) -> Result<Effect, BadMsr> {
+        let commands = if self.by_guest() {
+            self.guest.commands()
+        } else {
+            self.guest.host_commands()
+        };
+        match self.value {
+            v if !takes(commands, v) => Err(BadMsr::Refused),
+            0 => Ok(Effect::Done),
+            _ => Ok(effect),
+        }
+    }
+
     fn constant(&self) -> Result<Effect, BadMsr> {
         // Branch recording and single-stepping on branches are not made, and there is no way to tell the guest.
         const DEBUG_IGNORED: u64 = 3;
         let ok = match self.row.rule {
             Rule::Ignore => true,
             Rule::Zero => self.value == 0,
+            Rule::PredCmd => {
+                return self.command(Effect::PredCmd(self.value), Commands::takes_pred_cmd)
+            }
+            Rule::FlushCmd => return self.command(Effect::FlushL1d, Commands::takes_flush_cmd),
             Rule::DebugCtl => self.guest.host_vendor().is_amd() || self.value & !DEBUG_IGNORED == 0,
             _ => false,
         };

@@ -2,7 +2,7 @@
 //! The registry of model-specific registers: one row each (or one for a run of them), as data.
 //!
 //! An MSR without a row is unknown to the guest (#GP) and to user space. Of the MSRs that belong to features we do not offer
-//! (SPEC_CTRL, ARCH_CAPABILITIES, PMU, XSS, KVM's own, VMX's, …) there is deliberately no row.
+//! (VIRT_SPEC_CTRL, IA32_TSX_CTRL, PMU, XSS, VMX's, …) there is deliberately no row.
 #![forbid(unsafe_code)]
 
 use super::features::{self, Feature};
@@ -25,6 +25,7 @@ pub enum HwMsr {
     GsBase,
     KernelGsBase,
     TscAux,
+    SpecCtrl,
 }
 
 /// Where an MSR lives.
@@ -77,9 +78,11 @@ pub enum Rule {
     /// User space stores it, the guest's writes are forgotten.
     HostStores,
     ApicBase,
+    ArchCapabilities,
     DebugCtl,
     Efer,
     FeatureControl,
+    FlushCmd,
     ClockPage,
     Fmask,
     Hwcr,
@@ -92,6 +95,8 @@ pub enum Rule {
     MtrrFixed,
     MtrrVariable,
     Pat,
+    PredCmd,
+    SpecCtrl,
     SysenterAddress,
     SysenterCs,
     Tsc,
@@ -259,8 +264,9 @@ pub mod slot {
     pub const MC_BANKS: usize = 77;
     pub const WALL_CLOCK: usize = 205;
     pub const SYSTEM_TIME: usize = 206;
+    pub const ARCH_CAPABILITIES: usize = 207;
     /// How many there are.
-    pub const COUNT: usize = 207;
+    pub const COUNT: usize = 208;
 }
 
 /// Bits and values of MSRs.
@@ -321,6 +327,11 @@ pub static TABLE: &[Row] = &[
     row(0x3b, "IA32_TSC_ADJUST", Soft(slot::TSC_ADJUST))
         .rule(Rule::TscAdjust)
         .listed(Listed::Yes),
+    row(0x48, "IA32_SPEC_CTRL", Hw(HwMsr::SpecCtrl))
+        .rule(Rule::SpecCtrl)
+        .listed(IfPresent),
+    // Commands: what is written does something at once, and there is nothing to read.
+    sink(0x49, "IA32_PRED_CMD").rule(Rule::PredCmd),
     sink(0x79, "IA32_BIOS_UPDT_TRIG"),
     row(0x8b, "IA32_BIOS_SIGN_ID", Soft(slot::UCODE_REV))
         .rule(Rule::HostStores)
@@ -334,6 +345,17 @@ pub static TABLE: &[Row] = &[
         .listed(Listed::Yes),
     // Eight variable ranges, fixed ranges, write-combining.
     fixed(0xfe, "IA32_MTRRCAP", 0x500 | VARIABLE_MTRRS as u64),
+    Row {
+        write: May::Unknown,
+        ..row(
+            0x10a,
+            "IA32_ARCH_CAPABILITIES",
+            Soft(slot::ARCH_CAPABILITIES),
+        )
+    }
+    .rule(Rule::ArchCapabilities)
+    .listed(Listed::Yes),
+    sink(0x10b, "IA32_FLUSH_CMD").rule(Rule::FlushCmd),
     row(0x11e, "BBL_CR_CTL3", Const(0xbe70_2111)).rule(Rule::Ignore),
     row(0x140, "MISC_FEATURES_ENABLES", Soft(slot::MISC_FEATURES))
         .rule(Rule::MiscFeatures)

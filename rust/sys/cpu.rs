@@ -376,10 +376,12 @@ pub(crate) fn cpuid_virtualization() -> Option<&'static str> {
 }
 
 pub(crate) use ffi::{
-    lodge_cpu as current_cpu, lodge_five_level as five_level, lodge_has_pku as has_pku,
-    lodge_has_svm as has_svm, lodge_has_vmx as has_vmx, lodge_has_xsave as has_xsave,
-    lodge_host_xcr0 as host_xcr0, lodge_host_xss as host_xss,
-    lodge_lfence_serializing as lfence_serializing, lodge_nr_cpus as nr_cpus,
-    lodge_null_seg_clears_base as null_seg_clears_base, lodge_rdtsc as rdtsc,
-    lodge_tsc_khz as tsc_khz,
+    lodge_arch_capabilities as arch_capabilities, lodge_cpu as current_cpu,
+    lodge_cpu_controls as cpu_controls, lodge_cpu_weak as cpu_weak, lodge_five_level as five_level,
+    lodge_flush_l1d as flush_l1d, lodge_has_pku as has_pku, lodge_has_svm as has_svm,
+    lodge_has_vmx as has_vmx, lodge_has_xsave as has_xsave, lodge_host_xcr0 as host_xcr0,
+    lodge_host_xss as host_xss, lodge_lfence_serializing as lfence_serializing,
+    lodge_nr_cpus as nr_cpus, lodge_null_seg_clears_base as null_seg_clears_base,
+    lodge_pred_cmd as pred_cmd, lodge_rdtsc as rdtsc, lodge_spec_ctrl_takes as spec_ctrl_takes,
+    lodge_tsc_khz as tsc_khz, lodge_virtual_spec_ctrl as virtual_spec_ctrl,
 };

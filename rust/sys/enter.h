@@ -103,8 +103,20 @@
 	WRITE_SPEC_CTRL
 .endm
 
-/* The host's SPEC_CTRL. The guest cannot write it (it is not offered), so the guest's value is the one that was loaded. @sw in RDI. */
+/*
+ * The host's SPEC_CTRL, after the guest's was kept: that is the one that was loaded, unless the guest writes it without an exit.
+ * Both branches may be passed in speculation with the guest's value in force: the caller ends that. @sw in RDI; clobbers RAX, RCX, RDX
+ * and leaves nothing of the guest's in them.
+ */
 .macro LOAD_HOST_SPEC_CTRL
+	cmpl	$0, SWITCH_SPEC_PASSED(%rdi)
+	je	.Lguest_spec_kept
+	mov	$MSR_IA32_SPEC_CTRL, %ecx
+	rdmsr
+	mov	%eax, SWITCH_SPEC_CTRL(%rdi)
+	mov	%edx, SWITCH_SPEC_CTRL + 4(%rdi)
+	xor	%eax, %eax
+.Lguest_spec_kept:
 	mov	PER_CPU_VAR(x86_spec_ctrl_current), %rdx
 	cmp	SWITCH_SPEC_CTRL(%rdi), %rdx
 	/* Legacy IBRS must be written again after each less privileged mode, changed or not. */

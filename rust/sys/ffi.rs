@@ -90,6 +90,13 @@ unsafe extern "C" {
     pub(crate) fn lodge_fpu_write_vector(n: u8, value: *const u64, zero_upper: bool);
     pub(crate) safe fn lodge_lfence_serializing() -> bool;
     pub(crate) safe fn lodge_null_seg_clears_base() -> bool;
+    pub(crate) safe fn lodge_cpu_weak() -> u32;
+    pub(crate) safe fn lodge_cpu_controls() -> u32;
+    pub(crate) safe fn lodge_arch_capabilities() -> u64;
+    pub(crate) safe fn lodge_virtual_spec_ctrl() -> bool;
+    pub(crate) safe fn lodge_spec_ctrl_takes(value: u64) -> bool;
+    pub(crate) safe fn lodge_pred_cmd(value: u64) -> bool;
+    pub(crate) safe fn lodge_flush_l1d() -> bool;
     pub(crate) fn lodge_switch_in(sw: *mut Switch);
     pub(crate) fn lodge_switch_out(sw: *mut Switch);
     pub(crate) fn lodge_switch_done();

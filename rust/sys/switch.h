@@ -9,6 +9,7 @@
 #define SWITCH_GPR		0
 #define SWITCH_CR2		144
 #define SWITCH_SPEC_CTRL	152
+#define SWITCH_SPEC_PASSED	244
 
 /* The guest's XCR0 differs from the host's and CR4.OSXSAVE is set. */
 #define SWITCH_XCR0		1
@@ -38,11 +39,12 @@ struct lodge_switch {
 	u32 pkru;
 	u32 host_pkru;
 	u32 flags;
-	u32 pad;
+	u32 spec_passed;	/* the guest writes SPEC_CTRL without an exit: it is read after each */
 };
 static_assert(offsetof(struct lodge_switch, gpr) == SWITCH_GPR);
 static_assert(offsetof(struct lodge_switch, cr2) == SWITCH_CR2);
 static_assert(offsetof(struct lodge_switch, spec_ctrl) == SWITCH_SPEC_CTRL);
+static_assert(offsetof(struct lodge_switch, spec_passed) == SWITCH_SPEC_PASSED);
 static_assert(sizeof(struct lodge_switch) == 248);
 #endif
 #endif

@@ -34,7 +34,8 @@ pub(crate) struct Switch {
     pub(crate) pkru: u32,
     host_pkru: u32,
     pub(crate) flags: u32,
-    pad: u32,
+    /// The guest writes SPEC_CTRL without an exit: 1.
+    pub(crate) spec_passed: u32,
 }
 
 const _: () = {
@@ -44,6 +45,7 @@ const _: () = {
     assert!(offset_of!(Switch, cr2) == 144);
     assert!(offset_of!(Switch, spec_ctrl) == 152);
     assert!(offset_of!(Switch, flags) == 240);
+    assert!(offset_of!(Switch, spec_passed) == 244);
     assert!(size_of::<Switch>() == 248);
 };
 

@@ -25,7 +25,7 @@ fn list(c: &CpuidBuf) -> &[kvm_cpuid_entry2] {
     &c.entries[..c.nent as usize]
 }
 
-fn find(c: &CpuidBuf, f: u32, i: u32) -> Option<kvm_cpuid_entry2> {
+pub fn find(c: &CpuidBuf, f: u32, i: u32) -> Option<kvm_cpuid_entry2> {
     list(c)
         .iter()
         .find(|e| e.function == f && e.index == i)

@@ -14,6 +14,7 @@ mod msr_filter;
 mod msrs;
 mod quirks;
 mod run;
+pub mod speculation;
 mod sregs;
 mod stale;
 mod state;
@@ -37,6 +38,7 @@ pub fn tests() -> Vec<Test> {
         sregs::TESTS,
         cpuid::TESTS,
         msrs::TESTS,
+        speculation::TESTS,
         run::TESTS,
         quirks::TESTS,
         events::TESTS,

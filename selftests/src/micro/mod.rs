@@ -28,6 +28,7 @@ mod privilege_emulated;
 mod privilege_gates;
 pub mod privilege_where;
 mod real;
+mod speculation;
 mod tasks;
 mod threads;
 mod trace;
@@ -54,6 +55,7 @@ pub fn tests() -> Vec<Test> {
         forced::TESTS,
         emulate_fail::TESTS,
         cpu::TESTS,
+        speculation::TESTS,
         debug::TESTS,
         fpu::TESTS,
         memory::TESTS,
