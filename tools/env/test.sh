@@ -12,7 +12,7 @@ slower=1
 if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
-SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle intel-lynnfield refuse-penryn refuse-lockedvmx refuse-lockedsvm perf refuse-nonpt refuse-nosvm"
+SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle intel-lynnfield amd-bochs-spec refuse-penryn refuse-lockedvmx refuse-lockedsvm perf refuse-nonpt refuse-nosvm"
 REFUSALS="refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
 LONG_SUITES="long-amd long-kvm-ioctls long-qemu long-host long-swap long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
@@ -27,6 +27,11 @@ RESTRICTED="micro/real_ micro/every_mode micro/hlt micro/long_to micro/invalid_s
 RESTRICTED+=" micro/exception api/run_ api/close_orders hostile/refused_entry hostile/registers"
 # Bochs' lynnfield, which this list is for, has no XSAVE either.
 RESTRICTED+=" api/capabilities api/supported_cpuid api/no_stale api/bad_pointers api/xcrs api/xsave api/fpu"
+
+# What depends on speculation control: tests for an AMD that has it.
+SPECULATION="spec arch_cap msr cpuid feature micro/host_ stress/host_"
+# Bochs' ryzen with those MSRs has no CPUID bits for them. The kernel is told: SPEC_CTRL, IBRS, IBPB, STIBP.
+SPECULATION_BITS=setcpuid=240,249,250,251
 
 # A CPU of QEMU's with all that it can do, but for MOVBE and RDPID.
 LA57=max,+svm,+npt,-movbe,-rdpid
@@ -241,6 +246,7 @@ suite() {
     intel) suite_vm intel 4 2700 'boots a stock kernel' ;;
     intel-haswell | amd-bochs) suite_vm "$1" 4 2700 'memory-mapped access' ;;
     intel-lynnfield) suite_matrix intel-lynnfield intel-lynnfield 4 900 '' "$RESTRICTED" none ;;
+    amd-bochs-spec) suite_matrix amd-bochs-spec amd-bochs-spec 4 900 '' "$SPECULATION" none --append "$SPECULATION_BITS" ;;
     perf) suite_perf ;;
     kvm-ioctls | long-kvm-ioctls) suite_kvm_ioctls ;;
     qemu) suite_qemu qemu amd 1 ;;

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Runs a command in a host VM: a stock Debian kernel (or KERNEL=debug) on an emulator that emulates virtualization.
 #   usage: vm.sh [OPTION...] [COMMAND]       (a line for the VM's shell)
-#   --vendor NAME    amd (QEMU, the default), intel, intel-haswell, intel-lynnfield, amd-bochs, or any CPU model of Bochs
+#   --vendor NAME    amd (QEMU, the default), intel, intel-haswell, intel-lynnfield, amd-bochs, amd-bochs-spec, or any CPU model of Bochs
 #   --module NAME    ours (the default), intree or none      --parts "P..."  further parts: programs guest ours intree
 #   --smp N          CPUs for guests (2 on QEMU, 1 on Bochs) --cpu MODEL     QEMU's CPU (EPYC,+svm,+npt)
 #   --memory MB      memory (2048, on Bochs 1024)            --icount        QEMU: one instruction is one nanosecond
@@ -38,6 +38,7 @@ intel) model=corei7_icelake_u ;;
 intel-haswell) model=corei7_haswell_4770 ;;
 intel-lynnfield) model=corei5_lynnfield_750 ;;
 amd-bochs) model=ryzen ;;
+amd-bochs-spec) model='ryzen, add_features=sca_mitigations' ;;
 *) model=$vendor ;;
 esac
 if [ -z "$limit" ]; then if [ -n "$model" ]; then limit=600; else limit=300; fi; fi
