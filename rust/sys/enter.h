@@ -105,8 +105,9 @@
 
 /*
  * The host's SPEC_CTRL, after the guest's was kept: that is the one that was loaded, unless the guest writes it without an exit.
- * Both branches may be passed in speculation with the guest's value in force: the caller ends that. @sw in RDI; clobbers RAX, RCX, RDX
- * and leaves nothing of the guest's in them.
+ * Both branches may be passed in speculation with the guest's value in force. vmx/enter.S ends that with an LFENCE; in svm/enter.S nothing
+ * does, as what protects returns there is UNTRAIN_RET_VM, and no bit of SPEC_CTRL. @sw in RDI; clobbers RAX, RCX, RDX and leaves nothing of
+ * the guest's in them.
  */
 .macro LOAD_HOST_SPEC_CTRL
 	cmpl	$0, SWITCH_SPEC_PASSED(%rdi)
