@@ -564,3 +564,10 @@ pub fn unrestricted_guest() -> bool {
     let parameter = "/sys/module/kvm_intel/parameters/unrestricted_guest";
     std::fs::read_to_string(parameter).map_or(true, |s| s.trim() == "Y")
 }
+
+/// Empties what dmesg shows. Those who read /dev/kmsg still see all of it.
+pub fn clear_kernel_log() {
+    const SYSLOG_ACTION_CLEAR: libc::c_int = 5;
+    // SAFETY: no memory is involved.
+    let _ = unsafe { libc::klogctl(SYSLOG_ACTION_CLEAR, ptr::null_mut(), 0) };
+}

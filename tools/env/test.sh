@@ -194,7 +194,7 @@ suite_qemu() {
 
 # suite_swap: a guest with more memory than the host has, which swaps.
 suite_swap() {
-    "$env/vm.sh" --memory 512 --disk 1024 --timeout "$((1800 * slower))" --module "${MODULE:-ours}" --parts "programs guest" \
+    "$env/vm.sh" --memory 512 --disk 1024 --timeout "$((3600 * slower))" --module "${MODULE:-ours}" --parts "programs guest" \
         --file "$LODGE_SRC/tools/lodge/tests/in-vm:bin/lodge-tests" --log "$LODGE_LOG/vm-swap.log" \
         "mkswap /dev/nvme0n1 && swapon /dev/nvme0n1 || exit; lodge-tests --slow 15 'more memory'; tests=\$?; check-leaks; [ \$tests\$? = 00 ]"
 }

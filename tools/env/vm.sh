@@ -70,7 +70,7 @@ set -- $(printf '%s\n' base $parts | awk '!seen[$0]++')
 in_root sh -c 'cd "$1/tree" && find . -mindepth 1 | cpio --quiet -o -H newc -R 0:0' sh "$dir" >>"$run/initrd"
 
 # The crypto self-tests would go on beside the tests for seconds.
-cmdline="console=ttyS0 panic=-1 oops=panic quiet loglevel=3 cryptomgr.notests $append"
+cmdline="console=ttyS0 panic=-1 oops=panic quiet loglevel=3 cryptomgr.notests log_buf_len=1M $append"
 
 # What the CPU model has and TCG does not: known, and not a problem.
 NOISE="TCG doesn't support requested feature"
