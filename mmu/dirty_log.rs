@@ -29,7 +29,11 @@ impl DirtyLog {
     /// A log of `pages` pages, none of them written. ENOMEM. Sleeps.
     pub(super) fn new(pages: u64) -> Result<Arc<Self>> {
         let count = usize::try_from(dirty::words(pages)).map_err(|_| ENOMEM)?;
-        let words = KVVec::zeroed(count, GFP_KERNEL_ACCOUNT)?;
+        // Linux 7.2 has no `zeroed` of a vector.
+        let mut words = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..count {
+            words.push(pin_init::zeroed::<PageCell>(), GFP_KERNEL_ACCOUNT)?;
+        }
         Ok(Arc::new(Self { words }, GFP_KERNEL_ACCOUNT)?)
     }
 
