@@ -43,6 +43,7 @@ const NEVER: &[std::ops::Range<usize>] = &[
     0x570..0x580, // RFLAGS, RIP
     0x5d8..0x5e0, // RSP
     0x5f8..0x640, // RAX, the MSRs of SYSCALL and SYSENTER
+    0x6e0..0x6e8, // SPEC_CTRL
 ];
 
 type Bytes = [u8; 4096];
@@ -107,6 +108,7 @@ fn bytes(v: &Vmcb) -> Bytes {
     }
     put(0x668, &s.g_pat.to_le_bytes());
     put(0x670, &s.dbgctl.to_le_bytes());
+    put(0x6e0, &s.spec_ctrl.to_le_bytes());
     out
 }
 
