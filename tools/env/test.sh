@@ -173,14 +173,14 @@ suite_perf() {
     "$env/vm.sh" --module "${MODULE:-ours}" --smp 1 --parts "programs perf" --log "$LODGE_LOG/vm-perf.log" "perf-tests '${T:-}'"
 }
 
-# suite_kvm_ioctls: the tests that a crate for VMMs carries, on the kernel's own KVM and on ours, whatever MODULE= says.
+# suite_kvm_ioctls VENDOR [OPTION...]: the tests that a crate for VMMs carries, on the kernel's own KVM and on ours, whatever MODULE= says.
 # The debug kernel has no KVM of its own.
 suite_kvm_ioctls() {
-    local modules="intree ours"
+    local vendor=$1 modules="intree ours"
+    shift
     if [ "$KERNEL" != stock ]; then modules=ours; fi
     "$env/kvm-ioctls.sh"
-    # One of them expects four CPUs at least.
-    "$env/vm.sh" --module none --smp 3 --timeout "$((300 * slower))" --parts "$modules kvm-ioctls" --log "$LODGE_LOG/vm-kvm-ioctls.log" \
+    "$env/vm.sh" --vendor "$vendor" --module none --timeout "$((300 * slower))" --parts "$modules kvm-ioctls" --log "$LODGE_LOG/vm-kvm-ioctls-$vendor.log" "$@" \
         "kvm-ioctls-tests '$modules' '${T:-}'"
 }
 
@@ -248,7 +248,9 @@ suite() {
     intel-lynnfield) suite_matrix intel-lynnfield intel-lynnfield 4 900 '' "$RESTRICTED" none ;;
     amd-bochs-spec) suite_matrix amd-bochs-spec amd-bochs-spec 4 900 '' "$SPECULATION" none --append "$SPECULATION_BITS" ;;
     perf) suite_perf ;;
-    kvm-ioctls | long-kvm-ioctls) suite_kvm_ioctls ;;
+    # One of them expects four CPUs at least, where there are several.
+    kvm-ioctls | long-kvm-ioctls) suite_kvm_ioctls amd --smp 3 ;;
+    kvm-ioctls-intel) suite_kvm_ioctls intel ;;
     qemu) suite_qemu qemu amd 1 ;;
     long-qemu) suite_qemu long-qemu amd 2 --all ;;
     qemu-intel) suite_qemu qemu-intel intel 6 ;;
