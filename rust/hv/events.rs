@@ -29,6 +29,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// Asks the hardware for the next event and for the windows that are waited for. True: exit again at once.
     pub(crate) fn inject_events(&mut self) -> bool {
+        // (What an interrupt controller in the kernel has to deliver will be asked here, too.)
         let wanted = self.run.wants_irq_window();
         if !wanted && !self.state.windows && self.state.events.is_idle() {
             self.end_shadow_of_step();
