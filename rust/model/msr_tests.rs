@@ -3,8 +3,14 @@ use super::*;
 use crate::model::cpuid_host::tests::{cpu, cpus};
 use crate::model::cr::{cr0, efer};
 use crate::model::msr_table::VARIABLE_MTRRS;
-use proptest::prelude::*;
 use std::vec::Vec;
+
+#[path = "msr_tests_kvm.rs"]
+mod against_kvm;
+#[path = "msr_tests_random.rs"]
+mod random;
+#[path = "msr_tests_speculation.rs"]
+mod speculation;
 
 const REAL: Mode = Mode {
     cr0: cr0::ET,
@@ -531,79 +537,6 @@ fn refused<T>(unless: bool, good: T) -> Result<T, BadMsr> {
     }
 }
 
-#[test]
-fn speculation_goes_by_what_the_guest_has() {
-    for (name, has) in [
-        ("bochs-icelake", true),
-        ("epyc-milan", true),
-        ("tcg-epyc", false),
-    ] {
-        let mut v = Vcpu::new(name);
-        let kept = Effect::Hw(HwMsr::SpecCtrl, 5);
-        let there = Answer::Hw(HwMsr::SpecCtrl);
-        assert_eq!(v.rd(0x48, Who::Guest), refused(has, there), "{name}");
-        assert_eq!(v.wr(0x48, 5, Who::Guest), refused(has, kept), "{name}");
-        let barrier = v.wr(0x49, 1, Who::Guest);
-        assert_eq!(barrier, refused(has, Effect::PredCmd(1)), "{name}");
-        assert_eq!(v.wr(0x49, 0, Who::Guest), refused(has, Effect::Done));
-        // SBPB is on none of them.
-        for bad in [2, 0x80, 0x81, 1 << 63] {
-            for who in [Who::Guest, Who::Host] {
-                assert_eq!(v.wr(0x49, bad, who), Err(BadMsr::Refused), "{name}");
-            }
-        }
-        let flush = name == "bochs-icelake";
-        for who in [Who::Guest, Who::Host] {
-            let got = v.wr(0x10b, 1, who);
-            assert_eq!(got, refused(flush, Effect::FlushL1d), "{name}");
-            assert_eq!(v.wr(0x10b, 0, who), refused(flush, Effect::Done));
-            assert_eq!(v.wr(0x10b, 2, who), Err(BadMsr::Refused));
-            assert_eq!(v.rd(0x49, who), Err(BadMsr::Unknown));
-            assert_eq!(v.rd(0x10b, who), Err(BadMsr::Unknown));
-        }
-        // User space needs no CPUID for it, and the CPU decides.
-        v.guest = GuestFeatures::derive(&[], &v.host);
-        assert_eq!(v.rd(0x48, Who::Guest), Err(BadMsr::Refused));
-        assert_eq!(v.wr(0x48, 0, Who::Guest), Err(BadMsr::Refused));
-        assert_eq!(v.wr(0x49, 0, Who::Guest), Err(BadMsr::Refused));
-        assert_eq!(v.wr(0x10b, 0, Who::Guest), Err(BadMsr::Refused));
-        assert_eq!(v.rd(0x48, Who::Host), Ok(there));
-        assert_eq!(v.wr(0x48, 5, Who::Host), Ok(kept));
-        let barrier = v.wr(0x49, 1, Who::Host);
-        assert_eq!(barrier, refused(has, Effect::PredCmd(1)), "{name}");
-    }
-}
-
-#[test]
-fn arch_capabilities_are_user_spaces_to_set() {
-    let mut v = Vcpu::new("bochs-icelake");
-    assert_eq!(v.value(0x10a), 0x0800_005f);
-    assert_eq!(
-        v.rd(0x10a, Who::Guest),
-        Ok(Answer::Value(v.host.arch_capabilities()))
-    );
-    assert_eq!(v.wr(0x10a, 0, Who::Guest), Err(BadMsr::Unknown));
-    assert_eq!(v.wr(0x10a, u64::MAX, Who::Host), Ok(Effect::Done));
-    assert_eq!(v.value(0x10a), u64::MAX);
-    assert!(is_immutable(0x10a));
-    // Without the feature it is not there; but it is listed, so that zero is what user space reads and can write.
-    v.guest = GuestFeatures::derive(&[], &v.host);
-    assert_eq!(v.rd(0x10a, Who::Guest), Err(BadMsr::Unknown));
-    assert_eq!(v.value(0x10a), 0);
-    assert_eq!(v.wr(0x10a, 0, Who::Host), Ok(Effect::Done));
-    assert_eq!(v.wr(0x10a, 1, Who::Host), Err(BadMsr::Unknown));
-}
-
-#[test]
-fn each_set_of_passed_msrs_has_its_place() {
-    for (i, p) in Passed::ALL.into_iter().enumerate() {
-        assert_eq!(p.index(), i);
-        let n = usize::from(p.spec_ctrl) + usize::from(p.pred_cmd);
-        assert_eq!(p.msrs().count(), n);
-    }
-    assert_eq!(Passed::default().index(), 0);
-}
-
 /// The host writes FMASK for an Intel guest: a value that the CPU refuses must not get that far.
 #[test]
 fn fmask_has_32_bits_on_intel() {
@@ -630,155 +563,6 @@ fn pass_through_needs_no_checks() {
             if matches!(msr, HwMsr::Lstar | HwMsr::Star) {
                 assert_eq!(pass == Pass::ReadWrite, amd);
             }
-        }
-    }
-}
-
-proptest! {
-    /// Nothing panics; a refused write changes nothing; what the guest stores it reads; what user space reads it can restore.
-    #[test]
-    fn any_access(
-        which in 0usize..10,
-        steps in proptest::collection::vec((any::<prop::sample::Index>(), 0u32..40, any::<u64>(), 0u8..4, any::<bool>()), 1..60),
-    ) {
-        let name = cpus()[which].name;
-        let mut v = Vcpu::new(name);
-        for (row, off, value, shape, by_guest) in steps {
-            let index = row.get(TABLE).first.wrapping_add(off);
-            let who = if by_guest { Who::Guest } else { Who::Host };
-            let value = match shape { 0 => value, 1 => value & 0xff, 2 => 0, _ => 1 << (value & 63) };
-            let before = v.slots;
-            match v.wr(index, value, who) {
-                Err(_) => prop_assert_eq!(before, v.slots),
-                Ok(Effect::Hw(msr, _)) => prop_assert_eq!(v.rd(index, Who::Host), Ok(Answer::Hw(msr))),
-                Ok(_) => {}
-            }
-            if let Ok(Answer::Value(x)) = v.rd(index, Who::Host) {
-                let slots = v.slots;
-                if v.wr(index, x, Who::Host).is_ok() {
-                    prop_assert_eq!(slots, v.slots, "{:#x}", index);
-                } else {
-                    prop_assert_eq!(find(index, &v.guest).unwrap().host_write, May::Unknown, "{:#x}", index);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn any_index(index: u32, value: u64) {
-        let mut v = Vcpu::new("tcg-max");
-        let _ = v.rd(index, Who::Guest);
-        let _ = v.wr(index, value, Who::Guest);
-        let _ = v.wr(index, value, Who::Host);
-        let _ = read(&[], index, Who::Host, &v.guest);
-        let _ = write(&mut [], index, value, Who::Host, &REAL, &v.guest);
-    }
-}
-
-/// What the in-tree KVM does on some of the recorded CPUs, and where we differ from it on purpose.
-mod against_kvm {
-    use super::*;
-
-    const KVM: [(&str, &str); 2] = [
-        (
-            "tcg-epyc",
-            include_str!("../../selftests/fixtures/kvm-tcg-epyc.txt"),
-        ),
-        (
-            "bochs-icelake",
-            include_str!("../../selftests/fixtures/kvm-bochs-icelake.txt"),
-        ),
-    ];
-
-    /// First and last index, and why KVM has them.
-    const DIFFERENT: &[(u32, u32, &str)] = &[
-        (
-            0x3a,
-            0x3a,
-            "the emulator reads it on an AMD, so KVM lists it there",
-        ),
-        (0x9e, 0x9e, "system-management mode"),
-        (0x345, 0x345, "PMU"),
-        (0x480, 0x491, "nested VMX"),
-        (0x4000_0000, 0x4000_01ff, "Hyper-V"),
-        (0x4b56_4d02, 0x4b56_4d07, "paravirtual features"),
-        (0xc000_0104, 0xc000_0104, "nested SVM: TSC ratio"),
-        (0xc001_0114, 0xc001_0114, "nested SVM: VM_CR"),
-        (
-            0xc001_011f,
-            0xc001_011f,
-            "speculation control: VIRT_SPEC_CTRL",
-        ),
-    ];
-
-    fn different(index: u32) -> bool {
-        DIFFERENT.iter().any(|&(a, b, _)| (a..=b).contains(&index))
-    }
-
-    fn rows(text: &str) -> impl Iterator<Item = (&str, Vec<u64>)> {
-        text.lines()
-            .filter(|l| !l.starts_with(['#', 'C']))
-            .map(|l| {
-                let (kind, rest) = l.split_at(1);
-                (
-                    kind,
-                    rest.split_whitespace()
-                        .map(|w| u64::from_str_radix(w, 16).unwrap())
-                        .collect(),
-                )
-            })
-    }
-
-    #[test]
-    fn the_list_is_the_same() {
-        for (name, text) in KVM {
-            let ours = Vcpu::new(name).list();
-            let kvm: Vec<u32> = rows(text)
-                .filter(|r| r.0 == "M")
-                .map(|r| r.1[0] as u32)
-                .collect();
-            for i in &kvm {
-                assert!(
-                    ours.contains(i) || different(*i),
-                    "{name}: {i:#x} is missing"
-                );
-            }
-            for i in ours {
-                assert!(kvm.contains(&i), "{name}: {i:#x} is too much");
-            }
-        }
-    }
-
-    #[test]
-    fn user_space_finds_the_same() {
-        for (name, text) in KVM {
-            let mut v = Vcpu::new(name);
-            let mut n = 0;
-            for (kind, row) in rows(text).filter(|r| r.0 != "M" && !different(r.1[0] as u32)) {
-                let index = row[0] as u32;
-                n += 1;
-                if kind == "R" {
-                    let got = match v.rd(index, Who::Host) {
-                        Ok(Answer::Value(x)) => [1, x],
-                        Ok(Answer::Hw(msr)) => [1, msr.reset()],
-                        Err(_) => [0, 0],
-                    };
-                    assert_eq!(got, row[1..], "{name}: read of {index:#x}");
-                } else if index != HwMsr::Efer.index() || row[1] & efer::SVME == 0 {
-                    let mut got = v.wr(index, row[1], Who::Host).is_ok();
-                    // The CPU itself says which bits it has. QEMU's takes any.
-                    if index == 0x48 && name == "bochs-icelake" {
-                        got &= row[1] & !7 == 0;
-                    }
-                    assert_eq!(
-                        u64::from(got),
-                        row[2],
-                        "{name}: {:#x} to {index:#x}",
-                        row[1]
-                    );
-                }
-            }
-            assert!(n > 100);
         }
     }
 }
