@@ -37,13 +37,14 @@ const fn failing(name: &'static str, test: fn()) -> Test {
         .log_ok(&["Call Trace:"])
 }
 
-/// What the kernel says of its own when memory fails while it loads a module, whichever.
+/// What the kernel says of its own when memory fails while it loads a module, whichever. The debug kernel names no files.
 const LOADER: &[&str] = &[
     "Call Trace:",
     "cut here",
     "Modules linked in",
     "kernel/jump_label.c",
     "kernel/trace/trace_events.c",
+    "event_define_fields",
 ];
 
 /// The most points of failure that one call may have.
@@ -535,7 +536,10 @@ fn load() {
     }
     eq!(sys::delete_module("kvm"), Ok(0));
     let _loaded = Loaded(file);
-    for n in 1..MANY {
+    // One takes seconds on the debug kernel: with `--scale` below 100, most are left out.
+    let some = harness::rounds(20, u64::from(MANY));
+    let step = (u64::from(MANY) / some).max(1);
+    for n in (1..MANY).step_by(step as usize) {
         let (r, hit) = i.nth(n, || sys::load_module(file, ""));
         match r {
             Ok(_) => eq!(sys::delete_module("kvm"), Ok(0)),
@@ -549,7 +553,7 @@ fn load() {
             "point {n} left /dev/kvm"
         );
         if !hit {
-            harness::say(&format!("loading: {} points", n - 1));
+            harness::say(&format!("loading: {} points, one in {step} tried", n - 1));
             return;
         }
     }
