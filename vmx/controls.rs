@@ -106,7 +106,9 @@ const SECONDARY: Wanted = Wanted {
         | secondary::WBINVD
         | secondary::RDTSCP
         | secondary::INVPCID
-        | secondary::TSC_SCALING,
+        | secondary::TSC_SCALING
+        // No CPUID bit keeps a guest from it, and it can take pages of an enclave that its VMM made from under the host.
+        | secondary::ENCLS,
     // XSAVES is not offered to guests, so that nothing of theirs reaches the host's IA32_XSS.
     forbidden: secondary::XSAVES
         | secondary::APIC_ACCESSES

@@ -193,6 +193,17 @@ fn words_of_haswell() {
 }
 
 #[test]
+fn encls_exits_where_it_can() {
+    let mut caps = SKYLAKE.caps();
+    caps.secondary &= !(u64::from(secondary::ENCLS) << 32);
+    let without = negotiate(&caps, &Options::default()).unwrap();
+    assert_eq!(without.secondary & secondary::ENCLS, 0);
+    caps.secondary |= u64::from(secondary::ENCLS) << 32;
+    let with = negotiate(&caps, &Options::default()).unwrap();
+    assert_eq!(with.secondary, without.secondary | secondary::ENCLS);
+}
+
+#[test]
 fn refusals_name_what_is_missing() {
     let refused = |dump: &Dump| negotiate(&dump.caps(), &Options::default()).unwrap_err();
     assert_eq!(refused(&PENRYN), Refusal::NoEpt);

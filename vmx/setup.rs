@@ -6,7 +6,7 @@
 use core::cell::Cell;
 use core::ptr;
 
-use super::controls::Controls;
+use super::controls::{secondary, Controls};
 use super::fields::{self as f, Field};
 use super::insn::{self, CpuState, ThreadState};
 use super::vmcs::Fields;
@@ -69,6 +69,10 @@ pub(super) fn init(vmcs: &mut Fields, init: &Init<'_>) {
         vmcs.write_trusted(f::EPT_POINTER, init.eptp);
         vmcs.write_trusted(f::ENTRY_MSR_LOAD_ADDR, init.msr_lists.phys());
         vmcs.write_trusted(f::EXIT_MSR_LOAD_ADDR, init.msr_lists.phys() | 1 << 11);
+    }
+    if c.secondary & secondary::ENCLS != 0 {
+        // SAFETY: a bit for each leaf, no address.
+        unsafe { vmcs.write_trusted(f::ENCLS_EXITING_BITMAP, u64::MAX) };
     }
 }
 
