@@ -198,12 +198,29 @@ static void switch_counters(struct lodge_vmx *vmx)
 		vmx->msrs[n] = (struct vmx_msr_entry){ .index = m[i].msr, .value = m[i].guest };
 		vmx->msrs[LODGE_VMX_MSRS + n] = (struct vmx_msr_entry){ .index = m[i].msr, .value = m[i].host };
 		n++;
+		/*
+		 * A record in flight at the entry would be written to that address in the guest's memory. It has the time until
+		 * then, which the entry's own switch would not give it.
+		 */
+		if (m[i].msr == MSR_IA32_PEBS_ENABLE)
+			wrmsrq(MSR_IA32_PEBS_ENABLE, 0);
 	}
 	if (n != vmx->msr_count) {
 		vmwrite(VM_ENTRY_MSR_LOAD_COUNT, n);
 		vmwrite(VM_EXIT_MSR_LOAD_COUNT, n);
 		vmx->msr_count = n;
 	}
+}
+
+/* There was no exit, which would have brought back what switch_counters() changed. */
+static void counters_back(const struct lodge_vmx *vmx)
+{
+	const struct vmx_msr_entry *host = vmx->msrs + LODGE_VMX_MSRS;
+	u32 i;
+
+	for (i = 0; i < vmx->msr_count; i++)
+		if (host[i].index == MSR_IA32_PEBS_ENABLE)
+			wrmsrq(MSR_IA32_PEBS_ENABLE, host[i].value);
 }
 
 /*
@@ -255,6 +272,7 @@ void lodge_vmx_enter(struct lodge_switch *sw, struct lodge_vmx *vmx)
 		update_debugctlmsr(sw->host_debugctl);
 
 	if (unlikely(vmx->failed)) {
+		counters_back(vmx);
 		vmx->error = vmread(VM_INSTRUCTION_ERROR);
 		return;
 	}
