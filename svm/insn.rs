@@ -54,16 +54,22 @@ impl HostSave {
         })
     }
 
-    /// Tells this CPU where VMRUN keeps the host's state.
+    /// Tells this CPU where VMRUN keeps the host's state, and its performance counters that guests will run.
     pub(crate) fn activate(&self, _preempt: &PreemptOff) {
-        // SAFETY: SVM is on, the page is ours for as long as SVM is.
-        unsafe { cpu::wrmsr(MSR_VM_HSAVE_PA, self.vmrun.phys()) };
+        // SAFETY: preemption is off and SVM on, the page is ours for as long as SVM is.
+        unsafe {
+            cpu::wrmsr(MSR_VM_HSAVE_PA, self.vmrun.phys());
+            ffi::lodge_svm_online(true);
+        }
     }
 
-    /// Makes the CPU forget it.
+    /// Makes the CPU forget both.
     pub(crate) fn deactivate(_preempt: &PreemptOff) {
-        // SAFETY: nothing runs a guest on this CPU any more.
-        unsafe { cpu::wrmsr(MSR_VM_HSAVE_PA, 0) };
+        // SAFETY: preemption is off, and nothing runs a guest on this CPU any more.
+        unsafe {
+            ffi::lodge_svm_online(false);
+            cpu::wrmsr(MSR_VM_HSAVE_PA, 0);
+        }
     }
 
     /// Saves what VMLOAD brings back after an exit. Needed once after each context switch.

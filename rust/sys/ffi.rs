@@ -104,6 +104,7 @@ unsafe extern "C" {
     pub(crate) fn lodge_misc_register(fops: *const c_void) -> c_int;
     pub(crate) fn lodge_misc_deregister();
     pub(crate) fn lodge_svm_enter(sw: *mut Switch, vmcb_pa: u64, host_save_pa: u64) -> bool;
+    pub(crate) fn lodge_svm_online(on: bool);
     pub(crate) fn lodge_svm_vmsave(pa: u64);
     pub(crate) fn lodge_machine_check();
     pub(crate) safe fn lodge_svm_host_mce() -> u64;

@@ -95,6 +95,7 @@ u64 lodge_virt_to_phys(const void *address);
 int lodge_misc_register(const struct file_operations *fops);
 void lodge_misc_deregister(void);
 bool lodge_svm_enter(struct lodge_switch *sw, u64 vmcb_pa, u64 host_save_pa);
+void lodge_svm_online(bool on);
 void lodge_svm_vmsave(u64 pa);
 void lodge_machine_check(void);
 u64 lodge_svm_host_mce(void);

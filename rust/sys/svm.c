@@ -30,6 +30,22 @@ static noinstr void svm_window(struct lodge_switch *sw, u64 vmcb_pa, u64 host_sa
 }
 
 /*
+ * This CPU runs guests from now on, or no longer. Performance counters have a bit to leave guests out, which the kernel
+ * may set only while SVM is on. Preemption off.
+ */
+void lodge_svm_online(bool on)
+{
+	if (!on) {
+		amd_pmu_disable_virt();
+		return;
+	}
+	/* Guests run at the host's rate, and not at what another kernel left. */
+	if (boot_cpu_has(X86_FEATURE_TSCRATEMSR))
+		wrmsrq(MSR_AMD64_TSC_RATIO, BIT_ULL(32));
+	amd_pmu_enable_virt();
+}
+
+/*
  * Saves this CPU's FS, GS, TR, LDTR and system-call state, which VMLOAD restores after an exit. Preemption off.
  * Where SVM is off, the entry that follows finds out.
  */
