@@ -343,7 +343,8 @@ void lodge_vmx_thread_save(struct lodge_vmx_thread *t)
 	asm volatile("sldt %0" : "=rm"(t->ldt));
 	savesegment(ds, t->ds);
 	savesegment(es, t->es);
-	if (likely(is_64bit_mm(current->mm))) {
+	/* Without FSGSBASE the record has no base beside a selector. */
+	if (likely(boot_cpu_has(X86_FEATURE_FSGSBASE) && is_64bit_mm(current->mm))) {
 		/* Brings the thread's record up to date, which is quicker than reading MSRs. */
 		current_save_fsgs();
 		t->fs = current->thread.fsindex;
@@ -360,13 +361,26 @@ void lodge_vmx_thread_save(struct lodge_vmx_thread *t)
 	kvm_set_cpu_l1tf_flush_l1d();
 }
 
+/*
+ * Whether the process has an LDT, and this CPU knows of it. Its first one can come at any time, by another thread's
+ * interrupt, and the next exit takes it out of LDTR. An interrupt that is still to come will load LDTR by itself.
+ */
+static bool ldt_came(void)
+{
+#ifdef CONFIG_MODIFY_LDT_SYSCALL
+	return READ_ONCE(current->mm->context.ldt) && get_current_gdt_ro()[GDT_ENTRY_LDT].p;
+#else
+	return false;
+#endif
+}
+
 /* Undoes what exits did to the thread's and the CPU's segment state, but for MSR_KERNEL_GS_BASE. */
 void lodge_vmx_thread_restore(const struct lodge_vmx_thread *t)
 {
-	if (t->ldt || t->gs) {
-		asm volatile("lldt %0" : : "rm"(t->ldt));
+	if (t->ldt || ldt_came())
+		asm volatile("lldt %0" : : "r"((u16)(GDT_ENTRY_LDT * 8)));
+	if (t->gs)
 		load_gs_index(t->gs);
-	}
 	if (t->fs) {
 		loadsegment(fs, t->fs);
 		wrmsrq(MSR_FS_BASE, t->fs_base);

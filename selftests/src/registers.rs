@@ -371,6 +371,51 @@ pub fn ldt_segment(entry: u16, base: u32) -> Result<u16, i32> {
     Ok(entry << 3 | 7)
 }
 
+/// The ioctl `request` of `fd` while FS has `selector`: its result as the system call gives it, and the word at offset `at` of FS
+/// after it.
+pub fn ioctl_with_fs(fd: i32, request: u64, selector: u16, at: u64) -> (i64, u64) {
+    const ARCH_SET_FS: u64 = 0x1002;
+    let base = fs_base();
+    let (result, word);
+    // SAFETY: FS is for thread-local variables, of which this uses none, and it has its base again at the end. The selector is
+    // that of a segment which is longer than `at`, and the ioctl takes no pointer.
+    unsafe {
+        std::arch::asm!(
+            "mov fs, {selector:x}",
+            "syscall",
+            "mov {result}, rax",
+            "mov {word}, fs:[{at}]",
+            "mov eax, {arch_prctl}",
+            "mov edi, {set}",
+            "mov rsi, {base}",
+            "syscall",
+            selector = in(reg) selector,
+            result = out(reg) result,
+            word = out(reg) word,
+            at = in(reg) at,
+            base = in(reg) base,
+            arch_prctl = const libc::SYS_arch_prctl,
+            set = const ARCH_SET_FS,
+            inout("rax") libc::SYS_ioctl => _,
+            inout("rdi") i64::from(fd) => _,
+            inout("rsi") request => _,
+            in("rdx") 0,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack)
+        );
+    }
+    (result, word)
+}
+
+/// Loads ES with `selector`, and then with none. That is a signal if the selector is not valid.
+pub fn try_es(selector: u16) {
+    // SAFETY: 64-bit code does not use ES.
+    unsafe {
+        std::arch::asm!("mov es, {0:x}", "mov es, {1:x}", in(reg) selector, in(reg) 0u16, options(nomem, nostack, preserves_flags));
+    }
+}
+
 /// RDTSCP's third result: Linux keeps the number of the CPU in it.
 pub fn tsc_aux() -> u32 {
     let aux: u32;

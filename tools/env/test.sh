@@ -24,7 +24,7 @@ BOCHS_SAMPLE="micro/mem_large micro/slot_ micro/preempted micro/real_to"
 
 # What depends on unrestricted guest: real mode, protected mode without paging, and the way between them.
 RESTRICTED="micro/real_ micro/every_mode micro/hlt micro/long_to micro/invalid_state micro/reset_vector micro/triple micro/task_ micro/debug_"
-RESTRICTED+=" micro/exception api/run_ api/close_orders hostile/refused_entry hostile/registers"
+RESTRICTED+=" micro/exception micro/host_fs_selector api/run_ api/close_orders hostile/refused_entry hostile/registers"
 # Bochs' lynnfield, which this list is for, has no XSAVE either.
 RESTRICTED+=" api/capabilities api/supported_cpuid api/no_stale api/bad_pointers api/xcrs api/xsave api/fpu"
 

@@ -4,7 +4,8 @@
 use crate::guest::*;
 use crate::harness::{self, Test};
 use crate::kvm::*;
-use crate::sys::{self, Ended, OwnedFd};
+use crate::registers;
+use crate::sys::{self, Ended, Map, OwnedFd};
 use crate::{check, eq};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/descriptor_limit", descriptor_limit).no_ab(),
     Test::new("micro/module_in_use", module_in_use).no_ab(),
     Test::new("micro/host_state_kept", host_state).no_ab(),
+    Test::new("micro/host_fs_selector", fs_selector),
+    Test::new("micro/host_first_ldt", first_ldt).cpus(2).no_ab(),
 ];
 
 fn spinner() -> Guest {
@@ -229,4 +232,69 @@ fn host_state() {
             "rounding mode: {again:?}"
         );
     }
+}
+
+/// Memory that a segment of 32 bits reaches.
+fn low_memory() -> Map {
+    const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT;
+    let low = Map::new(4096, libc::PROT_READ | libc::PROT_WRITE, FLAGS, -1, 0);
+    crate::must!(low)
+}
+
+/// The VMM's FS may hold a selector. The base is the segment's then, whether or not the CPU has instructions that set it.
+fn fs_selector() {
+    let low = low_memory();
+    low.wr(64, 0x99aa_bbcc_ddee_ff00u64);
+    let selector = match registers::ldt_segment(3, low.addr() as u32) {
+        Ok(s) => s,
+        Err(e) => harness::skip(&format!("no LDT here: errno {e}")),
+    };
+    let g = Guest::new(Mode::Long);
+    g.load(|a| {
+        use iced_x86::code_asm::*;
+        let mut top = a.create_label();
+        a.set_label(&mut top)?;
+        a.out(0x10, al)?;
+        a.jmp(top)
+    });
+    for _ in 0..20 {
+        let (r, word) = registers::ioctl_with_fs(g.cpu.fd.0.raw(), RUN, selector, 64);
+        eq!((r, word), (0, 0x99aa_bbcc_ddee_ff00));
+    }
+}
+
+/// A process gets its first LDT by one thread while another is in a guest: that one can use it, too.
+fn first_ldt() {
+    let low = low_memory();
+    let g = Guest::new(Mode::Long);
+    g.load(|a| {
+        use iced_x86::code_asm::*;
+        let mut top = a.create_label();
+        a.mov(qword_ptr(DATA), 1)?;
+        a.set_label(&mut top)?;
+        a.cmp(qword_ptr(DATA + 8), 0)?;
+        a.je(top)?;
+        a.out(0x10, al)
+    });
+    will_spin(&g.cpu);
+    crate::must!(sys::pin(0, 0));
+    std::thread::scope(|s| {
+        let other = s.spawn(|| {
+            crate::must!(sys::pin(0, 1));
+            while g.mem.rd::<u64>(DATA as usize) == 0 {
+                std::thread::yield_now();
+            }
+            moment();
+            let selector = registers::ldt_segment(3, low.addr() as u32);
+            moment();
+            g.mem.wr(DATA as usize + 8, 1u64);
+            selector
+        });
+        let e = g.cpu.run();
+        check!(matches!(e, Exit::Io { port: 0x10, .. }), "{e:x?}");
+        match other.join() {
+            Ok(Ok(selector)) => registers::try_es(selector),
+            other => harness::fail(&format!("no LDT: {other:?}")),
+        }
+    });
 }
