@@ -224,7 +224,7 @@ fn io(cx: &mut Cx<'_>) -> Result<Flow> {
     let (rip, v) = (cx.state.switch.regs.rip, cx.state.hw.vmcb());
     let (info, next) = (IoInfo::decode(v.exit_info1()), v.exit_info2());
     if info.string {
-        return cx.emulate_port_io();
+        return cx.emulate();
     }
     let len = next.wrapping_sub(rip) as u8 & 0xf;
     Ok(cx.port(info.port, info.input, info.size, len))

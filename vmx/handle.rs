@@ -172,7 +172,7 @@ fn io(cx: &mut Cx<'_>, len: u8) -> Result<Flow> {
     let qualification = cx.state.hw.vmcs.read(f::EXIT_QUALIFICATION);
     match Io::decode(qualification) {
         Some(io) if !io.string => Ok(cx.port(io.port, io.input, io.bytes, len)),
-        _ => cx.emulate_port_io(),
+        _ => cx.emulate(),
     }
 }
 

@@ -36,14 +36,12 @@ enum Met {
 impl<B: Backend> Loaded<'_, B> {
     /// Emulates the instruction at RIP.
     pub(crate) fn emulate(&mut self) -> Result<Flow> {
-        self.state.port_checked = false;
         self.start_job()
     }
 
     /// Emulates the instruction whose data access ended the guest's run. Where the CPU tells the bytes that it fetched, they are what
     /// it executed, whatever is at RIP by now.
     pub(crate) fn emulate_access(&mut self) -> Result<Flow> {
-        self.state.port_checked = false;
         if let Some((bytes, len)) = B::fetched_insn(&mut self.state.hw) {
             let context = self.context();
             let bytes = bytes.get(..len).unwrap_or(&bytes);
@@ -54,12 +52,6 @@ impl<B: Backend> Loaded<'_, B> {
                 return self.drive_job(Answer::Start);
             }
         }
-        self.start_job()
-    }
-
-    /// Emulates the instruction at RIP, which the CPU was allowed to do port I/O with.
-    pub(crate) fn emulate_port_io(&mut self) -> Result<Flow> {
-        self.state.port_checked = true;
         self.start_job()
     }
 
@@ -170,8 +162,6 @@ impl<B: Backend> Loaded<'_, B> {
             } => self.write_port(port, size, count, value),
             Need::PioToMem { at, offset, len } => self.copy_pio(at, offset, len, true),
             Need::MemToPio { at, offset, len } => self.copy_pio(at, offset, len, false),
-            // An I/O intercept comes after the CPU's own check.
-            Need::PortsChecked => Met::Answer(Answer::Value(self.state.port_checked.into())),
             Need::Rdmsr { index } => self.msr(index, None),
             Need::Wrmsr { index, value } => self.msr(index, Some(value)),
             Need::Done(done) => Met::End(self.finish(done)),

@@ -67,8 +67,6 @@ pub(crate) struct VcpuState<B: Backend> {
     pub(crate) fetches: Fetches,
     /// What walks to data of emulated accesses found.
     pub(crate) walks: Walks,
-    /// The CPU has checked that the emulated instruction may do port I/O.
-    pub(crate) port_checked: bool,
     /// How user space debugs the guest.
     pub(crate) debug: GuestDebug,
     pub(crate) mp_state: u32,
@@ -158,7 +156,6 @@ impl<B: Backend> VcpuState<B> {
                 job: idle_job()?,
                 fetches: Fetches::new(),
                 walks: Walks::new(),
-                port_checked: false,
                 signal_mask: None,
                 debug: GuestDebug::default(),
                 mp_state: crate::uapi::KVM_MP_STATE_RUNNABLE,

@@ -400,13 +400,28 @@ fn ports_and_their_permission() {
     );
     let mut ctx = flat(CpuMode::Bits64);
     ctx.cpl = 3;
-    let mut job = Job::new(&[0xec], &start(&[]), &ctx).unwrap();
-    assert_eq!(job.step(Answer::Start), Need::PortsChecked);
-    assert_eq!(
-        job.step(Answer::Fault(Exception::protection(0))),
-        Need::Fault(Exception::protection(0))
-    );
-    assert_eq!(job.step(Answer::Ack), Need::Unhandled, "it has ended");
+    // In ring 3 each of them asks for the TSS before anything else: in and out, insb and outsb, alone and repeated.
+    let codes: [&[u8]; 8] = [
+        &[0xec],
+        &[0xee],
+        &[0xe4, 0x70],
+        &[0xe6, 0x70],
+        &[0x6c],
+        &[0x6e],
+        &[0xf3, 0x6d],
+        &[0xf3, 0x6f],
+    ];
+    let table = Table::Tss;
+    for code in codes {
+        let regs = start(&[(RDX, 0x70), (RCX, 2), (RSI, BASE), (RDI, BASE)]);
+        let mut job = Job::new(code, &regs, &ctx).unwrap();
+        assert_eq!(job.step(Answer::Start), Need::ReadTable { table });
+        assert_eq!(
+            job.step(Answer::Fault(Exception::protection(0))),
+            Need::Fault(Exception::protection(0))
+        );
+        assert_eq!(job.step(Answer::Ack), Need::Unhandled, "it has ended");
+    }
 }
 
 #[test]

@@ -15,8 +15,6 @@ pub(super) struct Machine {
     pub(super) vectors: [[u64; 4]; 16],
     /// How many compare-exchanges are to fail.
     pub(super) lose: u8,
-    /// The CPU has checked the right to use ports.
-    pub(super) checked: u64,
 }
 
 pub(super) const BASE: u64 = 0x10000;
@@ -39,7 +37,6 @@ impl Machine {
                 ]
             }),
             lose: 0,
-            checked: 1,
         }
     }
 
@@ -132,7 +129,6 @@ impl Machine {
                 };
                 Answer::Ack
             }
-            Need::PortsChecked => Answer::Value(self.checked),
             _ => Answer::Ack,
         }
     }

@@ -5,7 +5,7 @@ use super::machine::{flat, start, Machine, BASE};
 use crate::model::event::vector;
 use crate::model::regs::rflags::{IF, IOPL, NT, OF, RF, TF, VIF, VM, ZF};
 use crate::model::regs::{
-    cr0, cr4, efer, has, Attr, CpuMode, Seg, Segment, RAX, RBX, RCX, RDX, RSP,
+    cr0, cr4, efer, has, Attr, CpuMode, Seg, Segment, RAX, RBX, RCX, RDI, RDX, RSI, RSP,
 };
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -518,6 +518,7 @@ fn ports_and_their_permission_map() {
     s.set(TSS + 0x66, 2, 0x68);
     s.table(Table::Tss).limit = 0x68 + 0x80;
     s.set(TSS + 0x68 + 0x7e, 2, 0xff7f);
+    s.set(TSS + 0x68 + 0xe, 1, 2);
     for (code, port, allowed) in [
         (&[0xec][..], 0x3f7, true),
         (&[0xec], 0x3f8, false),
@@ -527,22 +528,30 @@ fn ports_and_their_permission_map() {
         (&[0xed], 0x3f4, false),
         // The map ends before the port.
         (&[0xec], 0x4f8, false),
+        // ins and outs, alone and repeated; in and out name their port
+        (&[0x6c], 0x3f7, true),
+        (&[0x6c], 0x3f8, false),
+        (&[0xf3, 0x6f], 0x300, true),
+        (&[0xf3, 0x6f], 0x3f4, false),
+        (&[0xf3, 0x6c], 0x4f8, false),
+        (&[0xe4, 0x70], 0x3f8, true),
+        (&[0xe6, 0x71], 0x3f7, false),
     ] {
-        let regs = at_stack(&[(RDX, port)]);
-        s.m.checked = 0;
+        let regs = at_stack(&[
+            (RDX, port),
+            (RCX, 2),
+            (RSI, BASE + 0x3000),
+            (RDI, BASE + 0x3000),
+        ]);
         if allowed {
             let (end, _) = s.run(code, &regs);
             assert!(matches!(end, Need::Done(_)), "{port:#x} {end:?}");
         } else {
             assert_eq!(s.fault(code, &regs), gp(0), "{port:#x}");
         }
-        // The CPU has looked already.
-        s.m.checked = 1;
-        assert!(matches!(s.run(code, &regs).0, Need::Done(_)));
     }
     let mut trusted = at_stack(&[(RDX, 0x3f8)]);
     trusted.rflags |= IOPL;
-    s.m.checked = 0;
     assert!(matches!(s.run(&[0xec], &trusted).0, Need::Done(_)));
     // A 16-bit TSS has no map.
     s.table(Table::Tss).attr = Attr::new(3, false, 0, true, false, false, false, false);

@@ -86,9 +86,6 @@ pub enum Need {
         /// Bytes.
         len: u16,
     },
-    /// Did the CPU find already that the ports are allowed? [`Answer::Value`] of 1, or of 0: the TSS decides. Asked only where
-    /// CPL and IOPL do not settle it.
-    PortsChecked,
     /// Read a control register: [`Answer::Value`].
     ReadCr {
         /// 0, 2, 3, 4 or 8.

@@ -97,12 +97,13 @@ pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {
     }
 }
 
-/// Ports are free where CPL is at most IOPL outside of virtual-8086 mode; otherwise the TSS decides.
+/// Ports are free where CPL is at most IOPL outside of virtual-8086 mode; otherwise the TSS decides. Also where the CPU has
+/// looked, before an exit: since then another CPU may have put an instruction in the place of the one that it looked at.
 pub(super) fn port_allowed(cx: &mut Cx<'_>, port: u16, size: u8) -> Run<()> {
     let iopl = (cx.regs.rflags >> 12) & 3;
     let protected = cx.ctx.cr0 & cr0::PE != 0;
     let vm86 = cx.regs.rflags & rflags::VM != 0;
-    if protected && (vm86 || u64::from(cx.ctx.cpl) > iopl) && cx.ask(Need::PortsChecked)? == 0 {
+    if protected && (vm86 || u64::from(cx.ctx.cpl) > iopl) {
         return permission_map(cx, port, size);
     }
     Ok(())

@@ -334,10 +334,12 @@ fn in_out() {
                     (&[0xe6, 0x44], out(0x44, &[0x5a])),
                     (&[0xed], inp(0x48, r.io_size(&w))),
                     (&[0x6e], out(0x48, &[0xa5])),
+                    (&[0x6c], inp(0x48, 1)),
                 ] {
                     let got = r.run(&w, code, |regs| {
                         (regs.rax, regs.rdx) = (0x5a, 0x48);
                         regs.rsi = if w.vm86 { 0 } else { DATA };
+                        regs.rdi = regs.rsi;
                     });
                     // In virtual-8086 mode the map decides whatever IOPL is.
                     let may = w.cpl() == 0 || open || !w.vm86 && w.iopl == 3;

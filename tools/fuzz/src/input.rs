@@ -151,7 +151,6 @@ impl<'a> Input<'a> {
             Need::ReadTable { .. } => Answer::Segment(self.segment()),
             Need::Read { .. }
             | Need::In { .. }
-            | Need::PortsChecked
             | Need::ReadCr { .. }
             | Need::ReadDr { .. }
             | Need::Rdmsr { .. }
