@@ -21,7 +21,7 @@ use crate::mmu::step::Step;
 use crate::mmu::vm_ledger::{skips, VcpuLedger};
 use crate::mmu::vm_mmu::MmuConfig;
 use crate::mmu::Level;
-use crate::model::cr::efer;
+use crate::model::cr::{dr6, efer};
 use crate::model::event::{vector as exception, Kind, Vectoring};
 use crate::model::features::Caps;
 use crate::model::msr::{HwMsr, Passed};
@@ -120,6 +120,7 @@ impl Backend for Svm {
             nmi_masked: false,
             iret_rip: None,
             stepping: false,
+            step_status: dr6::RESET,
             soft: false,
         };
         let resident = Resident {
@@ -206,8 +207,10 @@ impl Backend for Svm {
         if !hw.check_entry(irq) {
             return code::INVALID;
         }
+        let own_status = hw.begin_step();
         if !hw.vmcb.run(switch, host_save, irq) {
             hw.vmcb().forget();
+            hw.end_step(own_status);
             return code::INVALID;
         }
         let cached = hw.features.clean_bits;
@@ -224,6 +227,7 @@ impl Backend for Svm {
         let exit = v.exit_code();
         // Nothing says what of a control block that is refused the CPU keeps.
         v.ran(cached && exit != code::INVALID);
+        hw.end_step(own_status);
         if exit == code::INVALID && flush != Tlb::Keep {
             // Nor that it is refused after the flush rather than before it.
             shared.tags.forget(preempt);
@@ -414,10 +418,6 @@ impl Backend for Svm {
         let v = hw.vmcb();
         v.set_dr6(dr6);
         v.set_dr7(dr7);
-    }
-
-    fn dr6(hw: &mut Hw) -> Option<u64> {
-        Some(hw.vmcb().dr6())
     }
 
     fn set_breakpoint_exits(hw: &mut Hw, on: bool) {

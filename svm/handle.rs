@@ -13,9 +13,10 @@ use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::hv::{cpuid, cr, fault, msr};
 use crate::mmu::SecondStageFault;
+use crate::model::cr::{dr6, rflags};
 use crate::model::emu::insn::Kind;
 use crate::model::emu::job::{TaskReason, TaskSwitch};
-use crate::model::event::{vector, Exception};
+use crate::model::event::{besides_step, vector, Exception};
 use crate::sys::cpu;
 
 type Cx<'a> = Loaded<'a, Svm>;
@@ -250,17 +251,26 @@ fn exception(cx: &mut Cx<'_>, v: u8) -> Flow {
 }
 
 fn debug(cx: &mut Cx<'_>) {
-    let stepping = core::mem::take(&mut cx.state.hw.stepping);
-    let dr6 = Svm::dr6(&mut cx.state.hw).unwrap_or(0);
-    let guest_tf = cx.state.switch.regs.rflags & crate::model::cr::rflags::TF != 0;
-    if stepping && !guest_tf && dr6 & crate::model::cr::dr6::TRAPS == 0 {
-        // Our single step to the end of an IRET.
-        return;
+    if core::mem::take(&mut cx.state.hw.stepping) {
+        return stepped(cx);
     }
-    if cx.stop_for_debugger(dr6 ^ crate::model::cr::dr6::RESET) {
+    let dr6 = cx.state.hw.vmcb().dr6();
+    if cx.stop_for_debugger(dr6 ^ dr6::RESET) {
         cx.update_switch();
         return;
     }
     cx.state.controls.dr6 = dr6;
     cx.raise(Exception::new(vector::DB));
+}
+
+/// A #DB in a run that was to make our single step, to the end of an IRET or of an interrupt shadow: the guest is told of nothing but what
+/// else it tells of.
+fn stepped(cx: &mut Cx<'_>) {
+    let guest_steps = cx.state.switch.regs.rflags & rflags::TF != 0;
+    let hw = &mut cx.state.hw;
+    if let Some(payload) = besides_step(hw.step_status, hw.vmcb().dr7(), guest_steps) {
+        cx.raise(Exception::debug(payload));
+    }
+    // A #DB clears DR7.GD.
+    cx.update_switch();
 }

@@ -8,6 +8,7 @@ use super::insn::{self, VmcbPage};
 use super::shared::Shared;
 use super::vmcb::{intercept, Vmcb};
 use crate::mmu::vm_ledger::VcpuLedger;
+use crate::model::cr::dr6;
 use crate::sys::cpu::{Flag, PreemptOff, Word};
 use crate::sys::page::Pages;
 
@@ -31,6 +32,8 @@ pub(crate) struct Hw {
     pub(super) iret_rip: Option<u64>,
     /// The guest runs one instruction with RFLAGS.TF, ours, to find the end of that IRET.
     pub(super) stepping: bool,
+    /// What DR6 was after the last run in which `stepping` was set, and which began with [`dr6::RESET`] in it.
+    pub(super) step_status: u64,
     /// The exception being delivered is one that an instruction raised, and RIP is past the instruction.
     pub(super) soft: bool,
 }
@@ -79,6 +82,26 @@ impl Hw {
         } else {
             v.intercepts() & !bits
         });
+    }
+
+    /// Before a run: DR6 is to tell of our single step alone. The guest's own value, for [`Self::end_step`] to put back.
+    pub(super) fn begin_step(&mut self) -> Option<u64> {
+        self.stepping.then(|| {
+            let v = self.vmcb();
+            let own = v.dr6();
+            v.set_dr6(dr6::RESET);
+            own
+        })
+    }
+
+    /// After the run, and after the control block was told of it.
+    pub(super) fn end_step(&mut self, own_status: Option<u64>) {
+        if let Some(own) = own_status {
+            let v = self.vmcb();
+            let status = v.dr6();
+            v.set_dr6(own);
+            self.step_status = status;
+        }
     }
 
     /// The guest is about to execute the IRET that ends NMI blocking.

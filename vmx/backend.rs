@@ -442,10 +442,6 @@ impl Backend for Vmx {
         hw.vmcs.write(f::GUEST_DR7, dr7);
     }
 
-    fn dr6(_hw: &mut Hw) -> Option<u64> {
-        None
-    }
-
     fn set_breakpoint_exits(hw: &mut Hw, on: bool) {
         let bp = if on { 1 << 3 } else { 0 };
         hw.vmcs.write(f::EXCEPTION_BITMAP, setup::EXCEPTIONS | bp);

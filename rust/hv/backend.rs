@@ -184,8 +184,6 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn pdptrs(hw: &mut Self::Hw) -> [u64; 4];
     /// DR7, and DR6 where the hardware switches it.
     fn set_debug(hw: &mut Self::Hw, dr6: u64, dr7: u64);
-    /// DR6 after a run that had breakpoints on; None when the switch has it.
-    fn dr6(hw: &mut Self::Hw) -> Option<u64>;
     /// INT3 exits (or no longer).
     fn set_breakpoint_exits(hw: &mut Self::Hw, on: bool);
     /// An MSR that hardware holds for the guest.

@@ -121,11 +121,6 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
     cx.state.events.complete(was);
     let masked = B::nmi_masked(&mut cx.state.hw);
     cx.state.events.set_nmi_masked(masked);
-    if cx.state.controls.dr7 & cr::dr7::ENABLES != 0 && !cx.state.debug.on() {
-        if let Some(dr6) = B::dr6(&mut cx.state.hw) {
-            cx.state.controls.dr6 = dr6;
-        }
-    }
     B::handle(cx, exit)
 }
 

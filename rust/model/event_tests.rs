@@ -365,6 +365,33 @@ fn restoring_checks_the_vector() {
 }
 
 #[test]
+fn a_step_of_the_host_is_not_told() {
+    let (reset, step) = (dr6::RESET, dr6::RESET | dr6::BS);
+    assert_eq!(besides_step(step, 0x400, false), None);
+    assert_eq!(besides_step(step, 0x400, true), Some(dr6::BS));
+    // Breakpoints: enabled in either way, or not.
+    for n in 0..4 {
+        for enable in [0u64, 1, 2] {
+            let (hit, dr7) = (1u64 << n, 0x400 | enable << (2 * n));
+            let enabled = enable != 0;
+            assert_eq!(besides_step(step | hit, dr7, false), enabled.then_some(hit));
+            let told = if enabled { hit } else { 0 };
+            assert_eq!(besides_step(step | hit, dr7, true), Some(told | dr6::BS));
+            // Not our step, but the guest's #DB in its place.
+            assert_eq!(besides_step(reset | hit, dr7, false), Some(told));
+        }
+    }
+    assert_eq!(besides_step(reset, 0x400, false), Some(0), "INT1");
+    assert_eq!(
+        besides_step(reset | dr6::BD, 0x2400, false),
+        Some(dr6::BD),
+        "general detect"
+    );
+    let bus_lock = step & !dr6::BUS_LOCK;
+    assert_eq!(besides_step(bus_lock, 0x400, false), Some(dr6::BUS_LOCK));
+}
+
+#[test]
 fn dr6_of_a_debug_exception() {
     let reset = dr6::RESET;
     assert_eq!(debug_status(reset, dr6::BS), reset | dr6::BS);

@@ -2,10 +2,11 @@
 //! Interrupts and NMIs.
 
 use crate::guest::*;
-use crate::harness::Test;
-use crate::kvm::Exit;
+use crate::harness::{self, Test};
+use crate::kvm::{Exit, GET_DEBUGREGS, SET_DEBUGREGS};
 use crate::{check, eq};
 use iced_x86::code_asm::*;
+use kvm_bindings::kvm_debugregs;
 
 pub const TESTS: &[Test] = &[
     Test::new("micro/interrupt_modes", interrupt_modes),
@@ -23,6 +24,8 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/nmi_ignores_if", nmi_ignores_if),
     Test::new("micro/nmi_after_hlt", nmi_after_hlt),
     Test::new("micro/nmi_before_interrupt", nmi_before_interrupt),
+    Test::new("micro/nmi_debug_status_kept", nmi_debug_status_kept).no_ab(),
+    Test::new("micro/nmi_breakpoint_after_iret", nmi_breakpoint).no_ab(),
 ];
 
 /// A guest of a byte string.
@@ -306,6 +309,104 @@ fn nmi_after_hlt() {
     eq!(g.cpu.nmi(), Ok(0));
     let t = g.run_to_trap();
     eq!((t.vector, t.ip), (2, CODE + 1));
+}
+
+/// DR6 as after reset.
+const DR6: u64 = 0xffff_0ff0;
+
+/// Sets the guest's debug registers: where breakpoints 0 and 1 are, DR6, and the enable bits of DR7, all for execution.
+fn set_breakpoints(g: &Guest, at: [u64; 2], status: u64, enables: u64) {
+    let mut d: kvm_debugregs = crate::must!(g.cpu.fd.take(GET_DEBUGREGS));
+    d.db[..2].copy_from_slice(&at);
+    (d.dr6, d.dr7) = (status, 0x400 | enables);
+    eq!(g.cpu.fd.give(SET_DEBUGREGS, &d), Ok(0));
+}
+
+fn debug_status(g: &Guest) -> u64 {
+    let d: kvm_debugregs = crate::must!(g.cpu.fd.take(GET_DEBUGREGS));
+    d.dr6
+}
+
+fn on_step_capable() {
+    if crate::sys::on_bochs_svm() {
+        harness::skip(
+            "Bochs' SVM does not load DR6, and a guest's single step makes it crash the host",
+        );
+    }
+}
+
+/// Waiting for the end of an NMI's handler is nothing that the guest's DR6 tells of, and no #DB, whether breakpoints are in use or not.
+/// DR6 still tells of one that was hit before.
+fn nmi_debug_status_kept() {
+    on_step_capable();
+    let g = nmi_guest();
+    g.load(|a| {
+        let mut top = a.create_label();
+        a.set_label(&mut top)?;
+        a.mov(rax, dr6)?;
+        a.mov(qword_ptr(DATA), rax)?;
+        a.mov(eax, 0)?;
+        a.out(0x20, al)?;
+        a.jmp(top)
+    });
+    for enables in [1, 0] {
+        set_breakpoints(&g, [0x5000, 0], DR6 | 1, enables);
+        g.expect(&out(0x20, &[0]));
+        eq!(g.cpu.nmi(), Ok(0));
+        g.expect(&out(0x21, &[0]));
+        eq!(g.cpu.nmi(), Ok(0));
+        g.expect(&out(0x22, &[0]));
+        g.expect(&out(0x21, &[0]));
+        eq!(debug_status(&g), DR6 | 1, "in the second handler");
+        g.expect(&out(0x22, &[0]));
+        g.expect(&out(0x20, &[0]));
+        g.expect(&out(0x20, &[0]));
+        eq!(debug_status(&g), DR6 | 1, "after it");
+        eq!(
+            g.mem.rd::<u64>(DATA as usize),
+            DR6 | 1,
+            "as the guest sees it"
+        );
+    }
+}
+
+/// What the NMI handlers of [`nmi_guest`] report up to the first trap: how many times they ran, and the trap.
+fn nmis_and_trap(g: &Guest) -> (u32, Trap) {
+    let mut handlers = 0;
+    loop {
+        match g.cpu.run() {
+            Exit::Io { port: 0x21, .. } => handlers += 1,
+            Exit::Io { port: 0x22, .. } => {}
+            Exit::Io { port, .. } if port == u16::from(PORT_TRAP) => return (handlers, g.trap()),
+            e => {
+                let frame: [u64; 5] =
+                    std::array::from_fn(|n| g.mem.rd(STACK as usize - 40 + 8 * n));
+                panic!(
+                    "{e:x?} after {handlers} more, the last frame {frame:x?}{}",
+                    g.describe()
+                )
+            }
+        }
+    }
+}
+
+/// A breakpoint behind the IRET at which an NMI waits is the guest's, and its DR6 tells of that only.
+fn nmi_breakpoint() {
+    on_step_capable();
+    if !crate::sys::on_amd() {
+        harness::skip("only on AMD an NMI that waits costs a single step over the IRET");
+    }
+    let g = nmi_guest();
+    g.expect(&out(0x20, &[0]));
+    eq!(g.cpu.nmi(), Ok(0));
+    g.expect(&out(0x21, &[0]));
+    eq!(g.cpu.nmi(), Ok(0));
+    // Where both handlers return to: the jump.
+    set_breakpoints(&g, [0x5000, CODE + 2], DR6 | 1, 5);
+    g.expect(&out(0x22, &[0]));
+    let (_, t) = nmis_and_trap(&g);
+    eq!((t.vector, t.ip), (1, CODE + 2));
+    eq!(debug_status(&g), DR6 | 2);
 }
 
 fn nmi_before_interrupt() {
