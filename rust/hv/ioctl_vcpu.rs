@@ -9,9 +9,9 @@ use crate::hv::vcpu::{Loaded, Vcpu};
 use crate::hv::vm::Vm;
 use crate::hv::{cpuid, mce, msr, policy, user, xsave};
 use crate::model::cr;
+use crate::model::fxsave;
 use crate::sys::cpu;
 use crate::sys::file::FileObject;
-use crate::sys::fpu::FXSAVE_SIZE;
 use crate::sys::page::Pages;
 use crate::sys::run_page::RING_PAGE;
 use crate::uapi::{self, ioctl, kvm_fpu, kvm_interrupt, kvm_mp_state, kvm_xcr, kvm_xcrs};
@@ -131,16 +131,9 @@ fn set_sregs2<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
     cx.set_sregs2(&user::get(arg)?)
 }
 
-/// Copies `from` over the part of `image` that begins at `offset`.
-fn put_bytes(image: &mut [u8], offset: usize, from: &[u8]) {
-    for (to, b) in image.iter_mut().skip(offset).zip(from) {
-        *to = *b;
-    }
-}
-
 fn array<const N: usize>(image: &[u8], offset: usize) -> [u8; N] {
     let mut out = [0; N];
-    put_bytes(&mut out, 0, image.get(offset..).unwrap_or(&[]));
+    fxsave::put(&mut out, 0, image.get(offset..).unwrap_or(&[]));
     out
 }
 
@@ -148,7 +141,9 @@ fn array<const N: usize>(image: &[u8], offset: usize) -> [u8; N] {
 #[inline(never)]
 fn get_fpu<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
     let mut out: KBox<kvm_fpu> = KBox::new(kvm_fpu::default(), GFP_KERNEL_ACCOUNT)?;
-    let image = cx.state.fpu.legacy();
+    let mut legacy: KBox<[u8; fxsave::SIZE]> = KBox::new([0; fxsave::SIZE], GFP_KERNEL_ACCOUNT)?;
+    cx.state.fpu.legacy(&mut legacy);
+    let image = &legacy[..];
     out.fcw = u16::from_le_bytes(array(image, 0));
     out.fsw = u16::from_le_bytes(array(image, 2));
     out.ftwx = u8::from_le_bytes(array(image, 4));
@@ -168,19 +163,19 @@ fn get_fpu<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
 #[inline(never)]
 fn set_fpu<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
     let from: KBox<kvm_fpu> = KBox::new(user::get(arg)?, GFP_KERNEL_ACCOUNT)?;
-    let mut image: KBox<[u8; FXSAVE_SIZE]> = KBox::new([0; FXSAVE_SIZE], GFP_KERNEL_ACCOUNT)?;
-    put_bytes(&mut *image, 0, cx.state.fpu.legacy());
-    put_bytes(&mut *image, 0, &from.fcw.to_le_bytes());
-    put_bytes(&mut *image, 2, &from.fsw.to_le_bytes());
-    put_bytes(&mut *image, 4, &from.ftwx.to_le_bytes());
-    put_bytes(&mut *image, 6, &from.last_opcode.to_le_bytes());
-    put_bytes(&mut *image, 8, &from.last_ip.to_le_bytes());
-    put_bytes(&mut *image, 16, &from.last_dp.to_le_bytes());
+    let mut image: KBox<[u8; fxsave::SIZE]> = KBox::new([0; fxsave::SIZE], GFP_KERNEL_ACCOUNT)?;
+    cx.state.fpu.legacy(&mut image);
+    fxsave::put(&mut *image, 0, &from.fcw.to_le_bytes());
+    fxsave::put(&mut *image, 2, &from.fsw.to_le_bytes());
+    fxsave::put(&mut *image, 4, &from.ftwx.to_le_bytes());
+    fxsave::put(&mut *image, 6, &from.last_opcode.to_le_bytes());
+    fxsave::put(&mut *image, 8, &from.last_ip.to_le_bytes());
+    fxsave::put(&mut *image, 16, &from.last_dp.to_le_bytes());
     for (i, r) in from.fpr.iter().enumerate() {
-        put_bytes(&mut *image, i.wrapping_mul(16).wrapping_add(32), r);
+        fxsave::put(&mut *image, i.wrapping_mul(16).wrapping_add(32), r);
     }
     for (i, r) in from.xmm.iter().enumerate() {
-        put_bytes(&mut *image, i.wrapping_mul(16).wrapping_add(160), r);
+        fxsave::put(&mut *image, i.wrapping_mul(16).wrapping_add(160), r);
     }
     cx.state.fpu.set_legacy(&image);
     Ok(())

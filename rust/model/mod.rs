@@ -11,6 +11,7 @@ pub mod emu;
 pub mod event;
 pub mod exception;
 pub mod features;
+pub mod fxsave;
 pub mod guest;
 pub mod ioevent;
 pub mod kick;

@@ -68,6 +68,7 @@ unsafe extern "C" {
     pub(crate) fn lodge_fpu_free(fpu: *mut FpuGuest);
     pub(crate) fn lodge_fpu_swap(fpu: *mut FpuGuest, enter: bool);
     pub(crate) fn lodge_fpu_fxsave(fpu: *mut FpuGuest) -> *mut u8;
+    pub(crate) fn lodge_fpu_header(fpu: *mut FpuGuest, xstate_bv: *mut u64, compacted: *mut bool);
     pub(crate) fn lodge_fpu_mark_legacy(fpu: *mut FpuGuest);
     pub(crate) fn lodge_now(now: *mut u64);
     pub(crate) fn lodge_fpu_image_size(fpu: *mut FpuGuest) -> u32;

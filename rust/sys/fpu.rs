@@ -7,6 +7,7 @@ use core::ptr::NonNull;
 
 use kernel::prelude::*;
 
+use crate::model::fxsave::{self, Header};
 use crate::sys::ffi;
 
 /// A guest fpstate.
@@ -20,9 +21,6 @@ pub(crate) struct GuestFpu {
 
 // SAFETY: a plain allocation, used by the holder of the vCPU's mutex.
 unsafe impl Send for GuestFpu {}
-
-/// Bytes of an FXSAVE image (Intel SDM, "FXSAVE Area").
-pub(crate) const FXSAVE_SIZE: usize = 512;
 
 /// Bytes of `struct kvm_xsave`, and of the smallest image that is exchanged.
 pub(crate) const IMAGE_MIN: usize = 4096;
@@ -54,20 +52,29 @@ impl GuestFpu {
         }
     }
 
-    /// The legacy image (x87, SSE). Not while loaded: it would be out of date.
-    pub(crate) fn legacy(&self) -> &[u8; FXSAVE_SIZE] {
-        // SAFETY: the image is inside the state, and `self` is borrowed for as long as it is looked at.
-        unsafe { &*ffi::lodge_fpu_fxsave(self.raw.as_ptr()).cast() }
+    /// Copies the legacy image (x87, SSE). Not while loaded: it would be out of date.
+    pub(crate) fn legacy(&self, image: &mut [u8; fxsave::SIZE]) {
+        let mut header = Header::FXSAVE;
+        // SAFETY: the image is inside the state, and `self` is borrowed for as long as it is looked at; the shim writes the two words.
+        unsafe {
+            *image = *ffi::lodge_fpu_fxsave(self.raw.as_ptr()).cast();
+            ffi::lodge_fpu_header(
+                self.raw.as_ptr(),
+                &mut header.xstate_bv,
+                &mut header.compacted,
+            );
+        }
+        fxsave::complete(image, header);
     }
 
     /// Replaces the legacy image.
-    pub(crate) fn set_legacy(&mut self, image: &[u8; FXSAVE_SIZE]) {
+    pub(crate) fn set_legacy(&mut self, image: &[u8; fxsave::SIZE]) {
         // SAFETY: as above; borrowed exclusively.
         unsafe {
             core::ptr::copy_nonoverlapping(
                 image.as_ptr(),
                 ffi::lodge_fpu_fxsave(self.raw.as_ptr()),
-                FXSAVE_SIZE,
+                fxsave::SIZE,
             );
             ffi::lodge_fpu_mark_legacy(self.raw.as_ptr());
         }

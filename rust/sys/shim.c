@@ -328,6 +328,17 @@ void lodge_fpu_swap(struct fpu_guest *g, bool enter) { fpu_swap_kvm_fpstate(g, e
 /* The 512-byte FXSAVE image of the state (not loaded). */
 void *lodge_fpu_fxsave(struct fpu_guest *g) { return &g->fpstate->regs.fxsave; }
 
+/* What the header says of that image; nothing is written where there is none, without XSAVE. */
+void lodge_fpu_header(struct fpu_guest *g, u64 *xstate_bv, bool *compacted)
+{
+	const struct xstate_header *header = &g->fpstate->regs.xsave.header;
+
+	if (!boot_cpu_has(X86_FEATURE_XSAVE))
+		return;
+	*xstate_bv = header->xfeatures;
+	*compacted = header->xcomp_bv >> 63;
+}
+
 /* Makes the next XRSTOR of the guest take x87 and SSE from the image instead of their initial state. */
 void lodge_fpu_mark_legacy(struct fpu_guest *g)
 {

@@ -84,6 +84,7 @@ void *lodge_fpu_fxsave(struct fpu_guest *g);
 u32 lodge_fpu_image_size(struct fpu_guest *g);
 void lodge_fpu_save(struct fpu_guest *g, void *image, u32 len, u64 xcr0, u32 pkru);
 int lodge_fpu_restore(struct fpu_guest *g, void *image, u64 xcr0, u32 *pkru);
+void lodge_fpu_header(struct fpu_guest *g, u64 *xstate_bv, bool *compacted);
 void lodge_fpu_mark_legacy(struct fpu_guest *g);
 void lodge_switch_in(struct lodge_switch *sw);
 void lodge_switch_out(struct lodge_switch *sw);

@@ -13,6 +13,7 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/fpu_sse_across_exits", sse),
     Test::new("micro/fpu_avx_across_exits", avx),
     Test::new("micro/fpu_get_set_and_guest", get_set),
+    Test::new("micro/fpu_initial_state", initial_state).no_ab(),
     Test::new("micro/fpu_not_available", not_available),
     Test::new("micro/fpu_two_vcpus", two_vcpus),
 ];
@@ -111,12 +112,21 @@ fn sse() {
     eq!(g.mem.rd::<u32>(DATA as usize + 0x804), 0x1fa0, "MXCSR");
 }
 
-fn has_avx(g: &Guest) -> bool {
+/// The CPU has all of these features of CPUID leaf 1, ECX.
+fn has(g: &Guest, features: u32) -> bool {
     let c = g.kvm.cpuid();
     let n = c.nent as usize;
     c.entries[..n]
         .iter()
-        .any(|e| e.function == 1 && (e.ecx >> 26) & 5 == 5)
+        .any(|e| e.function == 1 && e.ecx & features == features)
+}
+
+fn has_xsave(g: &Guest) -> bool {
+    has(g, 1 << 26)
+}
+
+fn has_avx(g: &Guest) -> bool {
+    has(g, 1 << 26 | 1 << 28)
 }
 
 fn avx() {
@@ -207,6 +217,58 @@ fn get_set() {
         0xc90f_daa2_2168_c235u64.to_le_bytes(),
         "pi on top"
     );
+}
+
+/// Registers that XRSTOR put into their initial state are that for KVM_GET_FPU, whatever they held before, and KVM_SET_FPU of the same
+/// keeps them so.
+fn initial_state() {
+    let g = Guest::new(Mode::Long);
+    if !has_xsave(&g) {
+        harness::skip("no XSAVE on this CPU");
+    }
+    const IMAGE: u64 = DATA + 0x1000;
+    g.mem.wr(DATA as usize, 0x1fa0u32);
+    // What the standard form of XRSTOR takes from the image even so.
+    g.mem.wr(IMAGE as usize + 24, 0x1f80u32);
+    g.load(|a| {
+        a.mov(rax, cr4)?;
+        a.or(rax, 0x4_0600)?;
+        a.mov(cr4, rax)?;
+        a.xor(ecx, ecx)?;
+        a.xor(edx, edx)?;
+        a.mov(eax, 3)?;
+        a.xsetbv()?;
+        a.fninit()?;
+        a.fldpi()?;
+        a.pcmpeqd(xmm0, xmm0)?;
+        a.pcmpeqd(xmm15, xmm15)?;
+        a.ldmxcsr(dword_ptr(DATA))?;
+        a.out(0x10, al)?;
+        a.mov(eax, 3)?;
+        a.xrstor(ptr(IMAGE))?;
+        a.out(0x11, al)?;
+        a.movups(xmmword_ptr(DATA + 0x10), xmm0)?;
+        a.movups(xmmword_ptr(DATA + 0x20), xmm15)?;
+        a.stmxcsr(dword_ptr(DATA + 0x30))?;
+        a.fnstcw(word_ptr(DATA + 0x34))?;
+        a.fnstsw(word_ptr(DATA + 0x36))?;
+        a.hlt()
+    });
+    g.expect(&out(0x10, &[3]));
+    let f: kvm_fpu = crate::must!(g.cpu.fd.take(GET_FPU));
+    eq!((f.xmm[0], f.xmm[15]), ([0xff; 16], [0xff; 16]));
+    eq!((f.fsw, f.ftwx), (7 << 11, 0x80), "one value on the stack");
+    g.expect(&out(0x11, &[3]));
+    let f: kvm_fpu = crate::must!(g.cpu.fd.take(GET_FPU));
+    eq!((f.xmm[0], f.xmm[15]), ([0; 16], [0; 16]));
+    eq!((f.fcw, f.fsw, f.ftwx), (0x37f, 0, 0));
+    eq!(f.fpr, [[0; 16]; 8]);
+    eq!(g.cpu.fd.give(SET_FPU, &f), Ok(0));
+    eq!(g.cpu.run(), Exit::Hlt);
+    eq!(g.mem.read(DATA as usize + 0x10, 32), vec![0; 32]);
+    eq!(g.mem.rd::<u32>(DATA as usize + 0x30), 0x1f80, "MXCSR");
+    eq!(g.mem.rd::<u16>(DATA as usize + 0x34), 0x37f, "control word");
+    eq!(g.mem.rd::<u16>(DATA as usize + 0x36), 0, "status word");
 }
 
 fn not_available() {
