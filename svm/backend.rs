@@ -6,7 +6,7 @@ use kernel::prelude::*;
 
 use super::asid::{CpuAsids, Tlb, VcpuAsid};
 use super::exit::code;
-use super::hw::{Hw, Resident};
+use super::hw::{Hw, Resident, Stepped};
 use super::insn::{self, HostSave, VmcbPage};
 use super::ledger;
 use super::shared::{Shared, SHARED};
@@ -21,11 +21,11 @@ use crate::mmu::step::Step;
 use crate::mmu::vm_ledger::{skips, VcpuLedger};
 use crate::mmu::vm_mmu::MmuConfig;
 use crate::mmu::Level;
-use crate::model::cr::{dr6, efer};
+use crate::model::cr::efer;
 use crate::model::event::{vector as exception, Kind, Vectoring};
 use crate::model::features::Caps;
 use crate::model::msr::{HwMsr, Passed};
-use crate::model::regs::{rflags, Seg, Segment, TableReg, RAX, RSP};
+use crate::model::regs::{Seg, Segment, TableReg, RAX, RSP};
 use crate::sys::cpu::{self, Flag, IrqOff, PreemptOff, Word};
 use crate::sys::global::clear_at_unload;
 use crate::sys::params::InUse;
@@ -120,7 +120,7 @@ impl Backend for Svm {
             nmi_masked: false,
             iret_rip: None,
             stepping: false,
-            step_status: dr6::RESET,
+            stepped: Stepped::default(),
             soft: false,
         };
         let resident = Resident {
@@ -195,22 +195,20 @@ impl Backend for Svm {
         hw.stale = false;
 
         let tag = hw.asid;
-        let (stepping, guest_tf) = (hw.stepping, switch.regs.rflags & rflags::TF);
         let v = hw.vmcb();
         v.set_tag(before, tag, flush);
         v.set_rax(switch.regs.get(RAX));
         v.set_rsp(switch.regs.get(RSP));
         v.set_rip(switch.regs.rip);
-        let our_tf = if stepping { rflags::TF } else { 0 };
-        v.set_rflags(switch.regs.rflags | our_tf);
+        v.set_rflags(switch.regs.rflags);
         v.set_cr2(switch.cr2);
         if !hw.check_entry(irq) {
             return code::INVALID;
         }
-        let own_status = hw.begin_step();
+        let step = hw.begin_step();
         if !hw.vmcb.run(switch, host_save, irq) {
             hw.vmcb().forget();
-            hw.end_step(own_status);
+            hw.end_step(step, &mut switch.regs);
             return code::INVALID;
         }
         let cached = hw.features.clean_bits;
@@ -219,15 +217,12 @@ impl Backend for Svm {
         switch.regs.set(RSP, v.rsp());
         switch.regs.rip = v.rip();
         switch.regs.rflags = v.rflags();
-        if stepping {
-            switch.regs.rflags = switch.regs.rflags & !rflags::TF | guest_tf;
-        }
         switch.cr2 = v.cr2();
         v.set_event_inj(0);
         let exit = v.exit_code();
         // Nothing says what of a control block that is refused the CPU keeps.
         v.ran(cached && exit != code::INVALID);
-        hw.end_step(own_status);
+        hw.end_step(step, &mut switch.regs);
         if exit == code::INVALID && flush != Tlb::Keep {
             // Nor that it is refused after the flush rather than before it.
             shared.tags.forget(preempt);

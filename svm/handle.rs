@@ -6,6 +6,7 @@ use kernel::prelude::*;
 
 use super::backend::Svm;
 use super::exit::{code, task, Assist, IoInfo};
+use super::hw::Stepped;
 use super::vmcb::event;
 use crate::hv::backend::{Backend, Flow};
 use crate::hv::fault::Delivery;
@@ -13,7 +14,7 @@ use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::hv::{cpuid, cr, fault, msr};
 use crate::mmu::SecondStageFault;
-use crate::model::cr::{dr6, rflags};
+use crate::model::cr::dr6;
 use crate::model::emu::insn::Kind;
 use crate::model::emu::job::{TaskReason, TaskSwitch};
 use crate::model::event::{besides_step, vector, Exception};
@@ -266,9 +267,12 @@ fn debug(cx: &mut Cx<'_>) {
 /// A #DB in a run that was to make our single step, to the end of an IRET or of an interrupt shadow: the guest is told of nothing but what
 /// else it tells of.
 fn stepped(cx: &mut Cx<'_>) {
-    let guest_steps = cx.state.switch.regs.rflags & rflags::TF != 0;
     let hw = &mut cx.state.hw;
-    if let Some(payload) = besides_step(hw.step_status, hw.vmcb().dr7(), guest_steps) {
+    let Stepped {
+        status,
+        guest_steps,
+    } = hw.stepped;
+    if let Some(payload) = besides_step(status, hw.vmcb().dr7(), guest_steps) {
         cx.raise(Exception::debug(payload));
     }
     // A #DB clears DR7.GD.

@@ -8,7 +8,8 @@ use super::insn::{self, VmcbPage};
 use super::shared::Shared;
 use super::vmcb::{intercept, Vmcb};
 use crate::mmu::vm_ledger::VcpuLedger;
-use crate::model::cr::dr6;
+use crate::model::cr::{dr6, rflags};
+use crate::model::regs::Regs;
 use crate::sys::cpu::{Flag, PreemptOff, Word};
 use crate::sys::page::Pages;
 
@@ -32,10 +33,25 @@ pub(crate) struct Hw {
     pub(super) iret_rip: Option<u64>,
     /// The guest runs one instruction with RFLAGS.TF, ours, to find the end of that IRET.
     pub(super) stepping: bool,
-    /// What DR6 was after the last run in which `stepping` was set, and which began with [`dr6::RESET`] in it.
-    pub(super) step_status: u64,
+    /// What came of the last run in which `stepping` was set.
+    pub(super) stepped: Stepped,
     /// The exception being delivered is one that an instruction raised, and RIP is past the instruction.
     pub(super) soft: bool,
+}
+
+/// What the guest has in the places that our single step takes.
+pub(super) struct Own {
+    tf: u64,
+    status: u64,
+}
+
+/// What came of a run that was to make our single step.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Stepped {
+    /// DR6, which was [`dr6::RESET`] before.
+    pub(super) status: u64,
+    /// The guest had set TF itself.
+    pub(super) guest_steps: bool,
 }
 
 /// What context switches touch.
@@ -84,23 +100,34 @@ impl Hw {
         });
     }
 
-    /// Before a run: DR6 is to tell of our single step alone. The guest's own value, for [`Self::end_step`] to put back.
-    pub(super) fn begin_step(&mut self) -> Option<u64> {
+    /// Before a run, with the guest's registers in the control block: TF is set if it is to make our single step, and DR6 tells of that alone.
+    /// What the guest itself has there, for [`Self::end_step`] to put back.
+    pub(super) fn begin_step(&mut self) -> Option<Own> {
         self.stepping.then(|| {
             let v = self.vmcb();
-            let own = v.dr6();
+            let own = Own {
+                tf: v.rflags() & rflags::TF,
+                status: v.dr6(),
+            };
+            v.set_rflags(v.rflags() | rflags::TF);
             v.set_dr6(dr6::RESET);
             own
         })
     }
 
-    /// After the run, and after the control block was told of it.
-    pub(super) fn end_step(&mut self, own_status: Option<u64>) {
-        if let Some(own) = own_status {
-            let v = self.vmcb();
-            let status = v.dr6();
-            v.set_dr6(own);
-            self.step_status = status;
+    /// After the run, with `regs` as it left them, and after the control block was told of it.
+    pub(super) fn end_step(&mut self, own: Option<Own>, regs: &mut Regs) {
+        let Some(own) = own else { return };
+        let v = self.vmcb();
+        let status = v.dr6();
+        v.set_dr6(own.status);
+        self.stepped = Stepped {
+            status,
+            guest_steps: own.tf != 0,
+        };
+        // An IRET that was executed has loaded TF. Whatever else was leaves ours.
+        if self.iret_rip.is_none_or(|at| at == regs.rip) {
+            regs.rflags = regs.rflags & !rflags::TF | own.tf;
         }
     }
 

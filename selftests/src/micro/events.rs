@@ -26,6 +26,7 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/nmi_before_interrupt", nmi_before_interrupt),
     Test::new("micro/nmi_debug_status_kept", nmi_debug_status_kept).no_ab(),
     Test::new("micro/nmi_breakpoint_after_iret", nmi_breakpoint).no_ab(),
+    Test::new("micro/nmi_single_step_kept", nmi_single_step).no_ab(),
 ];
 
 /// A guest of a byte string.
@@ -407,6 +408,24 @@ fn nmi_breakpoint() {
     let (_, t) = nmis_and_trap(&g);
     eq!((t.vector, t.ip), (1, CODE + 2));
     eq!(debug_status(&g), DR6 | 2);
+}
+
+/// An IRET that sets RFLAGS.TF, with an NMI waiting for it: the guest's own step is made.
+fn nmi_single_step() {
+    on_step_capable();
+    let g = nmi_guest();
+    g.expect(&out(0x20, &[0]));
+    eq!(g.cpu.nmi(), Ok(0));
+    g.expect(&out(0x21, &[0]));
+    eq!(g.cpu.nmi(), Ok(0));
+    // TF in the flags that the IRET is going to load.
+    let flags = g.cpu.regs().rsp as usize + 16;
+    g.mem.wr(flags, g.mem.rd::<u64>(flags) | 0x100);
+    g.expect(&out(0x22, &[0]));
+    let (handlers, t) = nmis_and_trap(&g);
+    eq!((handlers, t.vector, t.ip), (1, 1, CODE), "behind the jump");
+    eq!(t.flags & 0x100, 0x100);
+    eq!(debug_status(&g), DR6 | 1 << 14);
 }
 
 fn nmi_before_interrupt() {
