@@ -17,7 +17,7 @@ use crate::mmu::SecondStageFault;
 use crate::model::cr::dr6;
 use crate::model::emu::insn::Kind;
 use crate::model::emu::job::{TaskReason, TaskSwitch};
-use crate::model::event::{besides_step, vector, Exception};
+use crate::model::event::{besides_step, may_tell, vector, Exception};
 use crate::sys::cpu;
 
 type Cx<'a> = Loaded<'a, Svm>;
@@ -255,7 +255,8 @@ fn debug(cx: &mut Cx<'_>) {
     if core::mem::take(&mut cx.state.hw.stepping) {
         return stepped(cx);
     }
-    let dr6 = cx.state.hw.vmcb().dr6();
+    let v = cx.state.hw.vmcb();
+    let dr6 = v.dr6() & may_tell(v.dr7());
     if cx.stop_for_debugger(dr6 ^ dr6::RESET) {
         cx.update_switch();
         return;

@@ -17,7 +17,7 @@ use crate::hv::{cpuid, cr, fault, msr};
 use crate::mmu::SecondStageFault;
 use crate::model::cr::{cr0, dr6, lmsw, rflags};
 use crate::model::emu::job::{self, TaskReason};
-use crate::model::event::{vector, Exception};
+use crate::model::event::{may_tell, vector, Exception};
 use crate::sys::cpu;
 use crate::uapi;
 
@@ -232,7 +232,8 @@ fn exception(cx: &mut Cx<'_>, exit: Exit, len: u8) -> Flow {
 }
 
 fn debug(cx: &mut Cx<'_>, exit: Exit, len: u8) {
-    let payload = cx.state.hw.vmcs.read(f::EXIT_QUALIFICATION);
+    let vmcs = &mut cx.state.hw.vmcs;
+    let payload = vmcs.read(f::EXIT_QUALIFICATION) & may_tell(vmcs.read(f::GUEST_DR7));
     if cx.stop_for_debugger(payload) {
         return;
     }

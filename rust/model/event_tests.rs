@@ -365,6 +365,17 @@ fn restoring_checks_the_vector() {
 }
 
 #[test]
+fn breakpoints_that_are_not_enabled_are_not_told() {
+    assert_eq!(may_tell(0xffff_ff00), !0xf);
+    assert_eq!(may_tell(0xff), !0);
+    for n in 0..4 {
+        for enable in 1u64..=3 {
+            assert_eq!(may_tell(0x400 | enable << (2 * n)), !0xf | 1 << n);
+        }
+    }
+}
+
+#[test]
 fn a_step_of_the_host_is_not_told() {
     let (reset, step) = (dr6::RESET, dr6::RESET | dr6::BS);
     assert_eq!(besides_step(step, 0x400, false), None);

@@ -172,16 +172,22 @@ pub const fn debug_status(old: u64, payload: u64) -> u64 {
     (kept | payload & !dr6::RESET) & !(1 << 12) | dr6::FIXED_1
 }
 
-/// What a #DB tells besides a single step of the host's, as the payload of [`Exception::debug`]: DR6 was [`dr6::RESET`] before, `status` is what
-/// it became. `None`: nothing. The step is the guest's as well if `guest_steps`. CPUs may tell of breakpoints that are not enabled.
-pub const fn besides_step(status: u64, dr7: u64, guest_steps: bool) -> Option<u64> {
+/// What a #DB may tell of: all but the breakpoints that are not enabled in `dr7`. CPUs may tell of those, too, also where what is in their
+/// registers belongs to somebody else.
+pub const fn may_tell(dr7: u64) -> u64 {
     // Each breakpoint has two enable bits.
     let enables = (dr7 | dr7.wrapping_shr(1)) & 0x55;
     let enabled = enables & 1
         | enables.wrapping_shr(1) & 2
         | enables.wrapping_shr(2) & 4
         | enables.wrapping_shr(3) & 8;
-    let told = (status ^ dr6::RESET) & dr6::VOLATILE & (enabled | !dr6::TRAPS);
+    enabled | !dr6::TRAPS
+}
+
+/// What a #DB tells besides a single step of the host's, as the payload of [`Exception::debug`]: DR6 was [`dr6::RESET`] before, `status` is what
+/// it became. `None`: nothing. The step is the guest's as well if `guest_steps`.
+pub const fn besides_step(status: u64, dr7: u64, guest_steps: bool) -> Option<u64> {
+    let told = (status ^ dr6::RESET) & dr6::VOLATILE & may_tell(dr7);
     if guest_steps || told & dr6::BS == 0 {
         return Some(told);
     }

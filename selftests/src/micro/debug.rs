@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/debug_inject", inject),
     Test::new("micro/debug_block_interrupts", block_interrupts),
     Test::new("micro/debug_guest_registers", guest_registers),
+    Test::new("micro/debug_others_registers", others_registers).no_ab(),
 ];
 
 fn on_step_capable() {
@@ -332,4 +333,39 @@ fn guest_registers() {
     eq!((r.rbx, r.rcx, r.rdx), (0x1234_0000, 0x400, 0x702));
     let d: kvm_debugregs = crate::must!(g.cpu.fd.take(GET_DEBUGREGS));
     eq!((d.db[1], d.dr7), (0x1234_0000, 0x702));
+}
+
+/// The breakpoints of another guest are in the CPU's registers still when one without any single-steps over the same address.
+fn others_registers() {
+    on_step_capable();
+    let code = [0x90, 0x90, 0x90, 0xf4];
+    let set = |g: &Guest, at, control| {
+        let mut d: kvm_debugregs = crate::must!(g.cpu.fd.take(GET_DEBUGREGS));
+        (d.db, d.dr7) = (at, control);
+        eq!(g.cpu.fd.give(SET_DEBUGREGS, &d), Ok(0));
+    };
+    let with_breakpoints = || {
+        let g = Guest::new(Mode::Long);
+        g.mem.write(CODE as usize, &code);
+        set(&g, [0x5000, CODE + 2, CODE + 1, CODE + 3], 0x4ff);
+        eq!(g.run_to_trap().vector, 1);
+    };
+    let g = Guest::new(Mode::Long);
+    g.mem.write(CODE as usize, &code);
+    // Its own debugger's step.
+    with_breakpoints();
+    let mut r = g.cpu.regs();
+    r.rflags |= 0x100;
+    g.cpu.set_regs(&r);
+    let t = g.run_to_trap();
+    eq!((t.vector, t.ip), (1, CODE + 1));
+    let d: kvm_debugregs = crate::must!(g.cpu.fd.take(GET_DEBUGREGS));
+    eq!(d.dr6, 0xffff_0ff0 | BS);
+    // Ours.
+    g.enter_mode(&g.cpu);
+    debug(&g.cpu, KVM_GUESTDBG_SINGLESTEP);
+    for n in 1..=3 {
+        with_breakpoints();
+        eq!(stop(&g), (CODE + n, 0xffff_0ff0 | BS));
+    }
 }
