@@ -268,7 +268,7 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
-    /// Moves RIP over an instruction of `len` bytes that was emulated, and ends the interrupt shadow. A guest that
+    /// Moves RIP over an instruction of `len` bytes that was emulated, and ends the interrupt shadow and RFLAGS.RF. A guest that
     /// single-steps gets its #DB.
     #[inline]
     pub(crate) fn skip(&mut self, len: u8) {
@@ -281,6 +281,8 @@ impl<B: Backend> Loaded<'_, B> {
         } else {
             rip & 0xffff_ffff
         };
+        // It is for one instruction, and where that exits a CPU may leave it.
+        self.state.switch.regs.rflags &= !rflags::RF;
         B::set_shadow(&mut self.state.hw, Shadow::default());
     }
 

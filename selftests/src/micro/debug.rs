@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/debug_block_interrupts", block_interrupts),
     Test::new("micro/debug_guest_registers", guest_registers),
     Test::new("micro/debug_others_registers", others_registers).no_ab(),
+    Test::new("micro/debug_resume_flag", resume_flag).no_ab(),
 ];
 
 fn on_step_capable() {
@@ -367,5 +368,29 @@ fn others_registers() {
     for n in 1..=3 {
         with_breakpoints();
         eq!(stop(&g), (CODE + n, 0xffff_0ff0 | BS));
+    }
+}
+
+/// RFLAGS.RF is for one instruction, also for one that exits: the breakpoint on it is passed over, the next one is hit.
+fn resume_flag() {
+    on_step_capable();
+    // CPUID; OUT.
+    for insn in [[0x0f, 0xa2], [0xe6, 0x20]] {
+        let g = Guest::new(Mode::Long);
+        g.mem.write(CODE as usize, &insn);
+        g.mem.write(CODE as usize + 2, &[0x90, 0xf4]);
+        let mut d: kvm_debugregs = crate::must!(g.cpu.fd.take(GET_DEBUGREGS));
+        (d.db, d.dr7) = ([CODE, CODE + 2, 0, 0], 0x405);
+        eq!(g.cpu.fd.give(SET_DEBUGREGS, &d), Ok(0));
+        let mut r = g.cpu.regs();
+        r.rflags |= 1 << 16;
+        g.cpu.set_regs(&r);
+        if insn == [0xe6, 0x20] {
+            g.expect(&out(0x20, &[r.rax as u8]));
+        }
+        let t = g.run_to_trap();
+        eq!((t.vector, t.ip), (1, CODE + 2), "{insn:x?}");
+        let d: kvm_debugregs = crate::must!(g.cpu.fd.take(GET_DEBUGREGS));
+        eq!(d.dr6, 0xffff_0ff2, "{insn:x?}");
     }
 }
