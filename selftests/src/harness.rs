@@ -91,12 +91,15 @@ static SCALE: AtomicU64 = AtomicU64::new(0);
 static BRIEF: AtomicU64 = AtomicU64::new(100);
 static NAME: OnceLock<&'static str> = OnceLock::new();
 
+/// What a line begins with that tells of a failed check. A process that the test made and killed can tell in no other way.
+const FAILED: &str = "FAILED: ";
+
 /// Notes a failed check of the running test.
 pub fn fail(msg: &str) {
     // A test that fails in a loop must not flood the console.
     let n = FAILS.fetch_add(1, Ordering::Relaxed);
     if n < 40 {
-        say(msg);
+        say(&format!("{FAILED}{msg}"));
     }
 }
 
@@ -323,7 +326,9 @@ fn judge(t: &Test, r: &Run, limit: Duration, log: &[String]) -> Outcome {
     if !log.is_empty() {
         return Outcome::Fail("the kernel complained".to_owned());
     }
+    let failed = r.text.lines().any(|l| l.starts_with(FAILED));
     match r.ended {
+        Ended::Exit(0 | EXIT_SKIP) if failed => Outcome::Fail(String::new()),
         Ended::Exit(0) => Outcome::Pass,
         Ended::Exit(EXIT_SKIP) => Outcome::Skip(last),
         Ended::Exit(_) => Outcome::Fail(String::new()),
@@ -531,6 +536,16 @@ mod tests {
             skip("why")
         });
         assert!(matches!(outcome(&both), Outcome::Fail(_)));
+        // So is one in a process that does not live to tell.
+        let killed = Test::new("t", || {
+            let pid = sys::fork(|| {
+                eq!(1, 2);
+                let _ = sys::kill(std::process::id() as i32, libc::SIGKILL);
+                0
+            });
+            eq!(sys::wait(pid, true), Ended::Signal(libc::SIGKILL));
+        });
+        assert!(matches!(outcome(&killed), Outcome::Fail(_)));
         // The kernel's complaint fails a test that passed.
         let good = Test::new("t", || eq!(1, 1));
         let limit = Duration::from_secs(5);
