@@ -141,6 +141,8 @@ enum Stage {
 pub struct EventQueue {
     exception: Option<(Exception, Stage)>,
     interrupt: Option<Interrupt>,
+    /// Another event went first: the interrupt waits until the guest takes one.
+    deferred: bool,
     nmi_injected: bool,
     nmi_pending: u8,
     nmi_masked: bool,
@@ -153,6 +155,7 @@ impl EventQueue {
         Self {
             exception: None,
             interrupt: None,
+            deferred: false,
             nmi_injected: false,
             nmi_pending: 0,
             nmi_masked: false,
@@ -176,8 +179,10 @@ impl EventQueue {
     }
 
     /// KVM_INTERRUPT, an acknowledged interrupt, or a bit of KVM_SET_SREGS: delivers `vector` at the next entry, whatever
-    /// RFLAGS.IF is. It replaces one that was queued and not delivered.
+    /// RFLAGS.IF is, unless another event goes first: the instruction that user space completes may end in an exception, whose
+    /// handler clears IF. It replaces one that was queued and not delivered.
     pub fn queue_interrupt(&mut self, vector: u8) {
+        self.deferred = false;
         self.interrupt = Some(Interrupt {
             vector,
             soft: false,
@@ -286,7 +291,7 @@ impl EventQueue {
         self.exception.is_some()
             || self.triple_fault
             || self.nmi_injected
-            || self.interrupt.is_some()
+            || self.interrupt.is_some() && self.irq_due(gates)
             || self.nmi_pending != 0 && self.nmi_open(gates)
             || gates.irq_waiting && gates.irq_open()
     }
@@ -295,11 +300,16 @@ impl EventQueue {
         !self.nmi_masked && !gates.shadow && !gates.closed
     }
 
+    /// The queued interrupt, if there is one, may be injected.
+    const fn irq_due(&self, gates: &Gates) -> bool {
+        !self.deferred || gates.irq_open()
+    }
+
     /// Chooses the event to inject at this entry. Order: what was interrupted in its delivery, a pending exception (it belongs to
     /// the previous instruction), NMI, interrupt. Call it again only after [`EventQueue::complete`], or if the entry
     /// did not take place: planning twice without an entry gives the same event.
     pub fn plan(&mut self, gates: &Gates) -> Plan {
-        let mut next = self.redelivery();
+        let mut next = self.redelivery(gates);
         if let Some((e, Stage::Pending)) = self.exception {
             let exception = Exception { payload: None, ..e };
             self.exception = Some((exception, Stage::Injected));
@@ -317,10 +327,12 @@ impl EventQueue {
         };
         self.plan_nmi(gates, &mut plan);
         plan_interrupt(gates, &mut plan);
+        self.deferred = self.interrupt.is_some() && !matches!(plan.next, Next::Interrupt(_));
+        plan.irq_window |= self.deferred;
         plan
     }
 
-    fn redelivery(&self) -> Next {
+    fn redelivery(&self, gates: &Gates) -> Next {
         match (self.exception, self.interrupt) {
             (Some((exception, Stage::Injected)), _) => Next::Exception {
                 exception,
@@ -329,8 +341,8 @@ impl EventQueue {
             },
             (Some((_, Stage::Pending)), _) => Next::None,
             _ if self.nmi_injected => Next::Nmi,
-            (None, Some(i)) => Next::Interrupt(i),
-            (None, None) => Next::None,
+            (None, Some(i)) if self.irq_due(gates) => Next::Interrupt(i),
+            (None, _) => Next::None,
         }
     }
 
@@ -354,11 +366,13 @@ impl EventQueue {
     /// Takes note of an exit: what was injected is delivered, but for `was`, which the CPU had not finished.
     ///
     /// INT1 is not put back: RIP still points to it, and it is executed again. A backend that cannot inject an INT n or
-    /// INT3 (SVM without the next RIP) passes `None` for it, for the same reason.
+    /// INT3 (SVM without the next RIP) passes `None` for it, for the same reason. Nor is INT n while an interrupt waits.
     #[inline]
     pub fn complete(&mut self, was: Option<Vectoring>) {
         self.exception = None;
-        self.interrupt = None;
+        if !self.deferred {
+            self.interrupt = None;
+        }
         self.nmi_injected = false;
         let Some(v) = was else { return };
         match v.kind {
@@ -378,7 +392,7 @@ impl EventQueue {
                 };
                 self.exception = Some((e, Stage::Injected));
             }
-            Kind::External | Kind::Software => {
+            Kind::External | Kind::Software if !self.deferred => {
                 let soft = matches!(v.kind, Kind::Software);
                 let insn_len = if soft { v.insn_len } else { 0 };
                 self.interrupt = Some(Interrupt {
@@ -387,7 +401,7 @@ impl EventQueue {
                     insn_len,
                 });
             }
-            Kind::Hardware | Kind::SoftException | Kind::Privileged => {}
+            _ => {}
         }
     }
 
@@ -443,6 +457,7 @@ impl EventQueue {
                 soft: s.interrupt_soft,
                 insn_len: 0,
             }),
+            deferred: false,
             nmi_injected: s.nmi_injected,
             nmi_pending: 0,
             nmi_masked: s.nmi_masked,

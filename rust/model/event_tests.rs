@@ -170,6 +170,37 @@ fn an_interrupt_waits_for_the_window() {
     assert_eq!(next(&mut q, OPEN), Next::None);
 }
 
+/// User space queues an interrupt where an instruction is not finished, and its end is a fault.
+#[test]
+fn an_interrupt_behind_an_exception_is_not_lost() {
+    let closed = Gates {
+        if_flag: false,
+        ..OPEN
+    };
+    let mut q = EventQueue::new();
+    q.queue_interrupt(0x20);
+    q.raise(Exception::new(PF));
+    let is_fault = |n| matches!(n, Next::Exception { exception, .. } if exception.vector == PF);
+    assert!(is_fault(next(&mut q, OPEN)));
+    assert!(is_fault(next(&mut q, OPEN)));
+    q.complete(None);
+    // The handler has interrupts off, and may use INT n.
+    let plan = q.plan(&closed);
+    assert_eq!((plan.next, plan.irq_window), (Next::None, true));
+    assert!(!q.wakes(&closed) && q.wakes(&OPEN) && !q.ready_for_interrupt(&OPEN));
+    q.complete(Some(Vectoring {
+        kind: Kind::Software,
+        vector: 0x80,
+        error: None,
+        insn_len: 2,
+    }));
+    assert_eq!(q.injected_interrupt(), Some(0x20));
+    let plan = q.plan(&OPEN);
+    assert!(matches!(plan.next, Next::Interrupt(i) if i.vector == 0x20 && !plan.irq_window));
+    q.complete(None);
+    assert!(q.is_idle());
+}
+
 #[test]
 fn user_space_can_ask_for_the_window() {
     let mut q = EventQueue::new();
@@ -522,6 +553,10 @@ proptest! {
                     };
                     prop_assert!(same);
                     q.complete(was);
+                    // Nor is an interrupt.
+                    if before.interrupt.is_some() && !matches!(plan.next, Next::Interrupt(_)) {
+                        prop_assert_eq!(q.interrupt, before.interrupt);
+                    }
                 }
             }
         }

@@ -38,7 +38,7 @@ pub(super) fn wr(off: u64, data: &[u8]) -> Exit {
 }
 
 /// A read of `len` bytes at MMIO + `off`.
-fn rd(off: u64, len: u32) -> Exit {
+pub(super) fn rd(off: u64, len: u32) -> Exit {
     Exit::Mmio {
         addr: MMIO + off,
         len,

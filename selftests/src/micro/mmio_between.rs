@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What changes between two accesses of one emulated instruction, while user space carries out the first.
 
-use super::mmio::{guest, wr};
+use super::mmio::{guest, rd, wr};
 use crate::guest::*;
 use crate::harness::Test;
 use crate::kvm::Exit;
@@ -12,6 +12,8 @@ use iced_x86::code_asm::*;
 pub const TESTS: &[Test] = &[
     Test::new("micro/mmio_changed_tables", changed_tables).no_ab(),
     Test::new("micro/mmio_changed_registers", changed_registers).no_ab(),
+    // The in-tree KVM loses the interrupt.
+    Test::new("micro/mmio_interrupt_then_fault", interrupt_then_fault).no_ab(),
 ];
 
 /// Between two accesses of one instruction, in which the guest is not entered, only our own walk sees that its tables or registers
@@ -98,4 +100,44 @@ fn changed_registers() {
     eq!((t.vector, t.error), (13, 0));
     let r = g.cpu.regs();
     check!((r.rsi, r.rbp, r.rcx) == (0x1234, 0x5678, 1), "{r:x?}");
+}
+
+/// User space may queue an interrupt where the instruction is not finished; that one ends in a fault. The fault goes first, and the
+/// interrupt comes as soon as the handler takes interrupts.
+fn interrupt_then_fault() {
+    const FAR: u64 = 1 << 30;
+    const IF: u64 = 1 << 9;
+    let g = guest(|a| {
+        a.cld()?;
+        a.mov(esi, ebx)?;
+        a.mov(edi, FAR as u32)?;
+        a.sti()?;
+        a.nop()?;
+        a.movsb()
+    });
+    let entry = (PD + 8 * (FAR >> 21)) as usize;
+    g.mem.wr(entry, 0u64);
+    g.expect(&rd(0, 1));
+    check!(g.cpu.ready(), "interrupts are on");
+    eq!(g.cpu.interrupt(0x30), Ok(0));
+    g.cpu.answer(&[0x5a]);
+    let fault = g.run_to_trap();
+    eq!((fault.vector, fault.error), (14, 2));
+    check!(!g.cpu.ready(), "an interrupt waits already");
+    eq!(g.cpu.sregs().interrupt_bitmap[0], 1 << 0x30);
+    // The first page of memory is there now.
+    g.mem.wr(entry, 0x87u64);
+    let again = |ip| {
+        let mut r = g.cpu.regs();
+        (r.rip, r.rsp, r.rflags) = (ip, STACK, r.rflags | IF);
+        g.cpu.set_regs(&r);
+    };
+    again(fault.ip);
+    let t = g.run_to_trap();
+    eq!((t.vector, t.ip), (0x30, fault.ip));
+    again(t.ip);
+    g.expect(&rd(0, 1));
+    g.cpu.answer(&[0x5a]);
+    g.expect(&Exit::Hlt);
+    eq!(g.mem.rd::<u8>(0), 0x5a);
 }
