@@ -523,6 +523,10 @@ impl Backend for Svm {
         v.set_int_state(v.int_state() & !1 | u64::from(shadow.sti || shadow.mov_ss));
     }
 
+    fn hold_step(_: &mut Hw) {
+        // TF does it: there is no other record of the trap.
+    }
+
     fn wake(_hw: &mut Hw) {
         // An exit ends a halt: the guest goes on behind its HLT.
     }

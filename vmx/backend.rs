@@ -536,6 +536,10 @@ impl Backend for Vmx {
         hw.set_interruptibility(sti | mov_ss, on);
     }
 
+    fn hold_step(hw: &mut Hw) {
+        hw.hold_step();
+    }
+
     fn wake(hw: &mut Hw) {
         hw.wake();
     }

@@ -245,10 +245,7 @@ fn debug(cx: &mut Cx<'_>, exit: Exit, len: u8) {
         let hw = &mut cx.state.hw;
         let shadow = interruptibility::STI | interruptibility::MOV_SS;
         if hw.interruptibility & shadow != 0 {
-            let vmcs = &mut hw.vmcs;
-            // Entry checks that a single step in an interrupt shadow is pending.
-            let pending = vmcs.read(f::GUEST_PENDING_DEBUG);
-            vmcs.write(f::GUEST_PENDING_DEBUG, pending | dr6::BS);
+            hw.hold_step();
         }
     }
     cx.raise(Exception::debug(payload));

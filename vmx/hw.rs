@@ -13,6 +13,7 @@ use super::tlb::{Abilities, Stale};
 use super::vmcs::Fields;
 use crate::mmu::step::Step;
 use crate::mmu::vm_ledger::{skips, Roots, VcpuLedger};
+use crate::model::cr::dr6;
 use crate::model::event::Exception;
 use crate::model::regs::{rflags, Attr, Seg, Segment, Segments, RSP};
 use crate::sys::cpu::IrqOff;
@@ -89,6 +90,12 @@ impl Hw {
         if halts && self.vmcs.read(f::GUEST_ACTIVITY) == activity::HLT {
             self.vmcs.write(f::GUEST_ACTIVITY, activity::ACTIVE);
         }
+    }
+
+    /// A single step's trap is pending. Entry wants that with TF in an interrupt shadow ("Checks on Guest Non-Register State").
+    pub(super) fn hold_step(&mut self) {
+        let pending = self.vmcs.read(f::GUEST_PENDING_DEBUG);
+        self.vmcs.write(f::GUEST_PENDING_DEBUG, pending | dr6::BS);
     }
 
     /// Drops what the TLB holds of the guest and should not. False: the guest must not be entered.

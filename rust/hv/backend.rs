@@ -213,6 +213,8 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn shadow(hw: &mut Self::Hw) -> Shadow;
     /// Sets it.
     fn set_shadow(hw: &mut Self::Hw, shadow: Shadow);
+    /// TF is set, and the trap that it caused is held back by the shadow of MOV SS: it comes behind the next instruction.
+    fn hold_step(hw: &mut Self::Hw);
     /// Ends a halt that the hardware keeps over exits and entries, of a guest whose HLT does not exit.
     fn wake(hw: &mut Self::Hw);
     /// Makes the next entry deliver an event, which wakes the guest.

@@ -389,8 +389,11 @@ impl<B: Backend> Loaded<'_, B> {
 
     fn finish(&mut self, done: job::Done) -> Flow {
         self.take_progress();
+        // The trap of a single step is taken behind STI, which ends its shadow; MOV SS puts it off by an instruction.
+        let held = done.trap && done.shadow == job::Shadow::MovSs && !self.state.debug.steps();
         let shadow = match done.shadow {
             job::Shadow::None => Shadow::default(),
+            job::Shadow::Sti if done.trap => Shadow::default(),
             job::Shadow::Sti => Shadow {
                 sti: true,
                 mov_ss: false,
@@ -415,6 +418,8 @@ impl<B: Backend> Loaded<'_, B> {
         }
         if done.task_trap {
             self.raise(Exception::debug(dr6::BT));
+        } else if held {
+            B::hold_step(&mut self.state.hw);
         } else if done.trap {
             self.raise(Exception::debug(dr6::BS));
         }

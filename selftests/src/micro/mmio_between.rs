@@ -12,6 +12,7 @@ use iced_x86::code_asm::*;
 pub const TESTS: &[Test] = &[
     Test::new("micro/mmio_changed_tables", changed_tables).no_ab(),
     Test::new("micro/mmio_changed_registers", changed_registers).no_ab(),
+    Test::new("micro/mmio_to_ss_single_step", to_ss_single_step).no_ab(),
     // The in-tree KVM loses the interrupt.
     Test::new("micro/mmio_interrupt_then_fault", interrupt_then_fault).no_ab(),
 ];
@@ -140,4 +141,26 @@ fn interrupt_then_fault() {
     g.cpu.answer(&[0x5a]);
     g.expect(&Exit::Hlt);
     eq!(g.mem.rd::<u8>(0), 0x5a);
+}
+
+/// SS from a device while the guest steps singly: the trap is held back for one instruction more, as by any MOV to SS.
+fn to_ss_single_step() {
+    const TF: u64 = 1 << 8;
+    let g = guest(|a| {
+        a.pushfq()?;
+        a.or(qword_ptr(rsp), TF as i32)?;
+        a.popfq()?;
+        a.mov(ss, word_ptr(rbx))?;
+        a.nop()
+    });
+    g.expect(&rd(0, 2));
+    g.cpu.answer(&DATA_SEL.to_le_bytes());
+    let t = g.run_to_trap();
+    eq!(t.vector, 1);
+    let around = g.mem.read(t.ip as usize - 1, 2);
+    eq!(around, [0x90, 0xf4], "between NOP and HLT");
+    let mut r = g.cpu.regs();
+    (r.rip, r.rsp, r.rflags) = (t.ip, STACK, r.rflags & !TF);
+    g.cpu.set_regs(&r);
+    g.expect(&Exit::Hlt);
 }
