@@ -394,10 +394,12 @@ fn nmis_and_trap(g: &Guest) -> (u32, Trap) {
 /// A breakpoint behind the IRET at which an NMI waits is the guest's, and its DR6 tells of that only.
 fn nmi_breakpoint() {
     on_step_capable();
-    if !crate::sys::on_amd() {
-        harness::skip("only on AMD an NMI that waits costs a single step over the IRET");
-    }
     let g = nmi_guest();
+    // A first one touches all that a delivery needs: where that faults on Bochs, it sets RF in the frame (doc/errata.md).
+    g.expect(&out(0x20, &[0]));
+    eq!(g.cpu.nmi(), Ok(0));
+    g.expect(&out(0x21, &[0]));
+    g.expect(&out(0x22, &[0]));
     g.expect(&out(0x20, &[0]));
     eq!(g.cpu.nmi(), Ok(0));
     g.expect(&out(0x21, &[0]));

@@ -20,7 +20,7 @@ pub const TESTS: &[Test] = &[
         .no_ab(),
     Test::new("stress/life_64_vcpus", many_vcpus)
         .secs(120)
-        .long(900)
+        .long(2700)
         .no_ab(),
     Test::new("stress/life_closed_while_running", closed_while_running)
         .secs(90)

@@ -563,7 +563,7 @@ fn everything() {
     let vcpus = pair.cpus().len();
     let mut rng = Random::new(5);
     pair.run(&m, |p| {
-        for i in 0..rounds(20, 6000) {
+        for i in 0..rounds(20, 1500) {
             disturb(&m, &mut rng, vcpus);
             // Slots beside the guest's come, move and go.
             let slot = 2 + rng.below(4) as u32;
