@@ -280,8 +280,10 @@ impl Job {
     }
 
     /// The registers are committed, but for RIP. `before` are the flags before that: POPF that sets TF is not itself trapped.
+    /// Nor is a task switch, whose flags are the new task's by now: the CPU traps behind the first instruction of that.
     fn finish(&mut self, before: u64, end: &End) -> Need {
-        let trap = before & rflags::TF != 0 && !end.delivered;
+        let switched = self.insn.kind() == Kind::TaskSwitch;
+        let trap = before & rflags::TF != 0 && !end.delivered && !switched;
         self.regs.rip = end.target.unwrap_or(self.insn.next_rip(self.regs.rip));
         // A wide IRET has taken RF from the stack.
         if !end.iret || self.insn.op_size == 2 {

@@ -107,6 +107,30 @@ fn tasks_are_saved_and_loaded() {
     assert_eq!(s.table(Table::Ldt).base, LDT);
 }
 
+/// The single step of a task that is traced is the CPU's to see to, after the first instruction.
+#[test]
+fn a_traced_task_begins_with_its_first_instruction() {
+    for wide in [true, false] {
+        let mut s = two_tasks(wide);
+        s.set(TSS2 + if wide { 0x24 } else { 0x10 }, 2, 2 | TF);
+        let (end, regs) = switch(&mut s, TaskReason::Jmp, None);
+        assert!(
+            matches!(end, Need::Done(d) if !d.trap && !d.task_trap),
+            "{end:?}"
+        );
+        assert_eq!((regs.rip, regs.rflags), (0x1100, 2 | TF));
+    }
+    // The T bit of its TSS asks for a trap before that.
+    let mut s = two_tasks(true);
+    s.set(TSS2 + 0x24, 2, 2 | TF);
+    s.set(TSS2 + 0x64, 2, 1);
+    let (end, _) = switch(&mut s, TaskReason::Jmp, None);
+    assert!(
+        matches!(end, Need::Done(d) if !d.trap && d.task_trap),
+        "{end:?}"
+    );
+}
+
 #[test]
 fn new_tasks_are_checked() {
     let fault = |s: &mut System, reason| match switch(s, reason, None) {
