@@ -177,7 +177,8 @@ fn transfer_real(cx: &mut Cx<'_>, call: bool, offset: u64, selector: u16) -> Run
 
 /// To code of the same privilege level.
 fn transfer(cx: &mut Cx<'_>, call: bool, code: &Code, offset: u64, size: u8) -> Run<()> {
-    let offset = if code.long(cx) && cx.long_mode() {
+    // Out of compatibility mode too: there the offset is a gate's, or has no more than 32 bits anyway.
+    let offset = if code.long(cx) {
         offset
     } else {
         offset & 0xffff_ffff

@@ -140,6 +140,26 @@ fn far_calls_push_and_change_stacks() {
     assert!(s.loaded(Seg::Ss).unwrap().attr.unusable());
 }
 
+/// A 64-bit call gate leads out of compatibility mode to any address, at the same level too.
+#[test]
+fn gates_lead_compatibility_mode_to_the_upper_half() {
+    let mut s = System::new(CpuMode::Bits32, 0);
+    s.ctx.efer = efer::LMA;
+    s.set(GDT + u64::from(GATE64) + 8, 8, 0xffff_8000);
+    for (opcode, sp) in [(0xea, STACK), (0x9a, STACK - 16)] {
+        let (end, regs) = s.run(&far(opcode, GATE64, 0), &at_stack(&[]));
+        assert!(matches!(end, Need::Done(_)), "{end:?}");
+        assert_eq!((regs.rip, regs.get(RSP)), (0xffff_8000_0000_1234, sp));
+        assert_eq!(s.loaded(Seg::Cs).unwrap().selector, CODE64);
+    }
+    assert_eq!(s.words(STACK - 16, 8), [0x1007, CODE0.into()]);
+    // What is not canonical is out of reach, and a jump without a gate has 32 bits.
+    s.set(GDT + u64::from(GATE64) + 8, 8, 0x8000_0000);
+    assert_eq!(s.fault(&far(0xea, GATE64, 0), &at_stack(&[])), gp(0));
+    let (_, regs) = s.run(&far(0xea, CODE64, 0xffff_fff0), &at_stack(&[]));
+    assert_eq!(regs.rip, 0xffff_fff0);
+}
+
 #[test]
 fn far_returns() {
     let mut s = System::new(CpuMode::Bits32, 0);
