@@ -158,6 +158,12 @@ impl<B: Backend> Loaded<'_, B> {
         Ok(())
     }
 
+    /// A task switch ends the old task's own breakpoints (Intel SDM, "Debug Control Register (DR7)"). General detect guards MOV only.
+    pub(crate) fn end_local_breakpoints(&mut self) {
+        self.state.controls.dr7 &= !dr7::LOCAL;
+        self.update_switch();
+    }
+
     /// MOV between debug register `n` and general register `gpr`.
     pub(crate) fn access_dr(&mut self, n: u8, write: bool, gpr: u8) -> Result<(), Refused> {
         if B::cpl(&mut self.state.hw) != 0 {

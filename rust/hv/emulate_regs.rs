@@ -27,6 +27,10 @@ impl<B: Backend> Loaded<'_, B> {
             Need::WriteCr { cr, value } => ack(self.write_cr(cr, value)),
             Need::ReadDr { dr } => value(self.read_dr(dr)),
             Need::WriteDr { dr, value } => ack(self.write_dr(dr, value)),
+            Need::EndLocalBreakpoints => {
+                self.end_local_breakpoints();
+                Answer::Ack
+            }
             Need::Invlpg { .. } => {
                 B::flush_tlb(&mut self.state.hw);
                 Answer::Ack

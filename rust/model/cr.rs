@@ -93,6 +93,8 @@ pub mod dr6 {
 pub mod dr7 {
     /// The enable bits of the four breakpoints.
     pub const ENABLES: u64 = 0xff;
+    /// L0 to L3 and LE: what is enabled for one task only.
+    pub const LOCAL: u64 = 0x155;
     /// General detect: touching a debug register is #DB.
     pub const GD: u64 = 1 << 13;
     /// The value after reset.

@@ -131,6 +131,19 @@ fn a_traced_task_begins_with_its_first_instruction() {
     );
 }
 
+/// Not by way of the debug register, which DR7.GD guards.
+#[test]
+fn local_breakpoints_end_with_their_task() {
+    for wide in [true, false] {
+        let mut s = two_tasks(wide);
+        let (end, _) = switch(&mut s, TaskReason::Jmp, None);
+        assert!(matches!(end, Need::Done(_)), "{end:?}");
+        let moves = |n: &&Need| matches!(n, Need::ReadDr { .. } | Need::WriteDr { .. });
+        assert_eq!(s.m.trace.iter().find(moves), None);
+        assert!(s.m.trace.contains(&Need::EndLocalBreakpoints));
+    }
+}
+
 #[test]
 fn new_tasks_are_checked() {
     let fault = |s: &mut System, reason| match switch(s, reason, None) {

@@ -39,6 +39,7 @@ const fn words(need: &Need) -> u8 {
         | Need::MemToPio { .. }
         | Need::WriteCr { .. }
         | Need::WriteDr { .. }
+        | Need::EndLocalBreakpoints
         | Need::WriteMsr { .. }
         | Need::Wrmsr { .. }
         | Need::WriteXcr { .. }

@@ -110,6 +110,9 @@ pub enum Need {
         /// The value.
         value: u64,
     },
+    /// Clear L0 to L3 and LE of DR7, as a task switch does: [`Answer::Ack`]. DR7.GD is for MOV alone: it neither forbids this nor
+    /// changes.
+    EndLocalBreakpoints,
     /// RDMSR, which user space may have a say in: [`Answer::Value`] or #GP.
     Rdmsr {
         /// The register's number.

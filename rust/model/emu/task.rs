@@ -268,12 +268,7 @@ fn load_segments(cx: &mut Cx<'_>, order: Order) -> Run<()> {
 /// The local breakpoints are the old task's; the new one's TSS may ask for a trap.
 fn debug_state(cx: &mut Cx<'_>) -> Run<()> {
     let tss = cx.table(Table::Tss)?;
-    let dr7 = cx.ask(Need::ReadDr { dr: 7 })?;
-    // L0 to L3 and LE.
-    cx.tell(Need::WriteDr {
-        dr: 7,
-        value: dr7 & !0x155,
-    })?;
+    cx.tell(Need::EndLocalBreakpoints)?;
     if layout(tss.attr.kind()).size == 4 {
         let at = cx.system_address(tss.base, 0x64);
         cx.task_trap = cx.read_system(at, 2)? & 1 != 0;

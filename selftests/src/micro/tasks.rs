@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Hardware task switches of 32-bit guests: by CALL, JMP, IRET, INT n and an exception, with 32-bit and 16-bit TSSs.
 
+use super::prefix::{Forced, PREFIX};
 use crate::eq;
 use crate::guest::*;
 use crate::harness::{self, Test};
+use crate::kvm::GET_DEBUGREGS;
 use crate::sys;
 use iced_x86::code_asm::*;
+use kvm_bindings::kvm_debugregs;
 
 pub const TESTS: &[Test] = &[
     Test::new("micro/task_call", call),
@@ -14,6 +17,7 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/task_exception", exception),
     Test::new("micro/task_16_bit", old),
     Test::new("micro/task_vm86", vm86),
+    Test::new("micro/task_breakpoints", breakpoints),
 ];
 
 /// The second task: its TSS, the selector of that, and its code.
@@ -183,6 +187,31 @@ fn old() {
         back(a)
     });
     eq!(g.values(), THERE_AND_BACK);
+}
+
+/// A switch ends the local breakpoints, also where DR7.GD guards the debug registers, and leaves that and the global ones. By the
+/// emulator, as TCG lets a guest switch tasks by itself.
+fn breakpoints() {
+    let _on = Forced::on();
+    const GLOBAL: u64 = 1 << 13 | 1 << 10 | 1 << 3;
+    const LOCAL: u64 = 1 << 8 | 1 << 4 | 1;
+    let g = two_tasks(true);
+    g.load(|a| {
+        a.mov(eax, CODE2 as i32)?;
+        a.mov(dr0, eax)?;
+        a.mov(eax, (GLOBAL | LOCAL) as i32)?;
+        a.mov(dr7, eax)?;
+        a.db(PREFIX)?;
+        far(a, 0xea)
+    });
+    g.load_at(CODE2, |a| {
+        a.str(eax)?;
+        report(a)?;
+        a.hlt()
+    });
+    eq!(g.values(), [TASK2.into()]);
+    let d: kvm_debugregs = crate::must!(g.cpu.fd.take(GET_DEBUGREGS));
+    eq!((d.dr7, d.dr6), (GLOBAL, 0xffff_0ff0));
 }
 
 /// A task in virtual-8086 mode, which an INT n leaves for the first one through a task gate.
