@@ -229,7 +229,7 @@ fn vex(cursor: &mut Cursor<'_>, insn: &mut Insn, first: u8) -> Result<(), Decode
     };
     let w = if first == 0xc5 { 0 } else { (b1 >> 4) & 8 };
     insn.prefixes.rex = if long { 0x40 | w | rxb } else { 0x40 | w };
-    insn.vvvv = ((b1 >> 3) ^ 15) & if long { 15 } else { 7 };
+    insn.vvvv = ((b1 >> 3) ^ 15) & 15;
     insn.vl = match first {
         0x62 => 16 << ((b2 >> 5) & 3).min(2),
         _ => 16 << ((b1 >> 2) & 1),
@@ -326,18 +326,33 @@ fn operand(cursor: &mut Cursor<'_>, insn: &mut Insn, modrm: u8) -> Result<(), De
     check_form(insn)
 }
 
-/// A register form where the operand must be memory, or the other way round, is not assigned.
+/// A register form where the operand must be memory, or the other way round, is not assigned; nor is a VEX prefix that does not
+/// fit.
 fn check_form(insn: &Insn) -> Result<(), DecodeError> {
     let bad = insn.desc.args.iter().any(|arg| match arg {
         Arg::M | Arg::Mv | Arg::My | Arg::Mq | Arg::M2v | Arg::M2y | Arg::Mx => insn.mem.is_none(),
         Arg::Sw => (insn.modrm.unwrap_or(0) >> 3) & 7 > 5,
         _ => false,
     });
-    if bad {
+    if bad || vex_misfit(insn) {
         Err(DecodeError::Invalid)
     } else {
         Ok(())
     }
+}
+
+/// Whether a vector move's VEX prefix names a third register, which only the narrow moves between registers have, or 256 bits
+/// for one that has 128 at most (Intel SDM, "Instruction Operand Encoding and VEX.vvvv, ModR/M" and "AVX and SSE Instruction
+/// Exception Classification").
+fn vex_misfit(insn: &Insn) -> bool {
+    use Kind::{MovVecGpr, MovVecHalf, MovVecQ, MovVecScalar};
+    let kind = insn.kind();
+    if insn.encoding != Encoding::Vex || !kind.is_vector_move() {
+        return false;
+    }
+    let third = kind == MovVecScalar && insn.mem.is_none();
+    let narrow = matches!(kind, MovVecHalf | MovVecGpr | MovVecQ);
+    insn.vvvv != 0 && !third || insn.vl > 16 && narrow
 }
 
 /// 16-bit addressing: fixed pairs of base and index.

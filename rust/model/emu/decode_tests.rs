@@ -310,6 +310,37 @@ fn many_same_as_iced() {
     }
 }
 
+/// Each vector move behind each VEX prefix: what iced refuses, we refuse, for the third register that it must not name and the
+/// length that it does not have.
+#[test]
+fn vex_moves_are_those_of_iced() {
+    let (mut valid, mut refused) = (0, 0);
+    for mode in [CpuMode::Bits16, CpuMode::Bits32, CpuMode::Bits64] {
+        for n in 0..=u16::MAX {
+            let [op, last] = n.to_be_bytes();
+            for map in [1, 2] {
+                for (w, modrm) in [(0, 0x0b), (0, 0xcb), (0x80, 0x0b), (0x80, 0xcb)] {
+                    let mut bytes = [0x11u8; 24];
+                    bytes[..5].copy_from_slice(&[0xc4, 0xe0 | map, w | last & 0x7f, op, modrm]);
+                    let (ours, theirs) = (decode(&bytes, mode), reference(&bytes, mode));
+                    match ours {
+                        Ok(insn) if insn.kind().is_vector_move() => {
+                            assert!(theirs.is_some(), "{mode:?} {bytes:02x?}: {insn:?}");
+                            valid += 1;
+                        }
+                        Ok(_) => {}
+                        Err(e) => {
+                            assert_eq!((e, theirs), (DecodeError::Invalid, None), "{bytes:02x?}");
+                            refused += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(valid > 500 && refused > 5000, "{valid} {refused}");
+}
+
 /// Every opcode of the four legacy maps with every ModRM byte, behind each mandatory prefix and REX.W: what iced knows, we
 /// know with the same length.
 #[test]

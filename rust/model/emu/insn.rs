@@ -139,7 +139,7 @@ pub struct Insn {
     pub imm: u64,
     /// Second immediate: of ENTER, EXTRQ, INSERTQ; a far pointer's selector.
     pub imm2: u16,
-    /// VEX.vvvv and the like, register number.
+    /// VEX.vvvv and the like, register number (whose bit 3 does not count outside of 64-bit mode); 0 if it names none.
     pub vvvv: u8,
     /// Vector length in bytes for VEX, EVEX and XOP: 16, 32 or 64.
     pub vl: u8,

@@ -15,6 +15,8 @@ mod machine;
 mod random;
 #[path = "job_tests_system.rs"]
 mod system;
+#[path = "job_tests_vec.rs"]
+mod vectors;
 
 const DONE: Need = Need::Done(Done {
     shadow: Shadow::None,
@@ -481,41 +483,6 @@ fn control_registers_and_msrs() {
             Need::Fault(Exception::protection(0))
         );
     }
-}
-
-#[test]
-fn vector_moves() {
-    // movups [rdi], xmm1; movaps to an odd address; vmovdqu ymm2, [rdi]
-    let (end, _, m) = long(&[0x0f, 0x11, 0x0f], &[(RDI, BASE + 1)]);
-    assert_eq!(
-        (end, m.read(BASE + 1, 8), m.read(BASE + 9, 8)),
-        (DONE, 4, 5)
-    );
-    let (end, ..) = long(&[0x0f, 0x29, 0x0f], &[(RDI, BASE + 1)]);
-    assert_eq!(end, Need::Fault(Exception::protection(0)));
-    let (_, _, m) = long(&[0xc5, 0xfe, 0x6f, 0x17], &[(RDI, BASE)]);
-    let words: Vec<u64> = (0..4).map(|n| m.read(BASE + 8 * n, 8)).collect();
-    assert_eq!(m.vectors[2][..], words);
-    // The worst case: 32 bytes, unaligned, into two pages
-    let (end, _, m) = long(&[0xc5, 0xfe, 0x7f, 0x17], &[(RDI, BASE + 0xffd)]);
-    assert_eq!((end, m.read(BASE + 0xffd + 24, 8)), (DONE, 11));
-    // movups keeps the upper half of the YMM register, movss clears up to bit 127
-    let (_, _, m) = long(&[0xf3, 0x0f, 0x10, 0x17], &[(RDI, BASE)]);
-    assert_eq!(m.vectors[2], [m.read(BASE, 4), 0, 10, 11]);
-    // movhps [rdi], xmm1; movlps xmm1, [rdi]; movq xmm1, rax
-    let (_, _, m) = long(&[0x0f, 0x17, 0x0f], &[(RDI, BASE)]);
-    assert_eq!(m.read(BASE, 8), 5);
-    let (_, _, m) = long(&[0x0f, 0x12, 0x0f], &[(RDI, BASE)]);
-    assert_eq!(m.vectors[1], [m.read(BASE, 8), 5, 6, 7]);
-    let (_, _, m) = long(&[0x66, 0x48, 0x0f, 0x6e, 0xc8], &[(RAX, 77)]);
-    assert_eq!(m.vectors[1], [77, 0, 6, 7]);
-    let mut ctx = flat(CpuMode::Bits64);
-    ctx.cr0 |= cr0::TS;
-    let mut job = Job::new(&[0x0f, 0x11, 0x0f], &start(&[]), &ctx).unwrap();
-    assert_eq!(
-        job.step(Answer::Start),
-        Need::Fault(Exception::new(vector::NM))
-    );
 }
 
 #[test]

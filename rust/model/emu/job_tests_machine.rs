@@ -13,6 +13,7 @@ pub(super) struct Machine {
     /// What reads of MMIO and ports give.
     pub(super) input: u64,
     pub(super) vectors: [[u64; 4]; 16],
+    pub(super) xcr0: u64,
     /// How many compare-exchanges are to fail.
     pub(super) lose: u8,
 }
@@ -36,6 +37,7 @@ impl Machine {
                     n as u64 * 4 + 3,
                 ]
             }),
+            xcr0: 7,
             lose: 0,
         }
     }
@@ -118,6 +120,7 @@ impl Machine {
             Need::ReadCr { .. } | Need::ReadDr { .. } | Need::Rdmsr { .. } => {
                 Answer::Value(self.input)
             }
+            Need::ReadXcr { .. } => Answer::Value(self.xcr0),
             Need::ReadVec { reg } => Answer::Vector(self.vectors[usize::from(reg)]),
             Need::WriteVec { reg, value, vex } => {
                 let [a, b, c, d] = value;

@@ -7,6 +7,7 @@ use super::insn::{Encoding, Kind};
 use super::job::{Need, Run, Stop};
 use super::run::unhandled;
 use super::table::Arg;
+use crate::model::cr::xcr0;
 use crate::model::event::vector;
 use crate::model::regs::{cr0, cr4};
 
@@ -50,11 +51,14 @@ pub(super) fn run(cx: &mut Cx<'_>) -> Run<()> {
     store(cx, kind, a, size, value, vex)
 }
 
-/// Whether SSE (and AVX) can be used now: #UD and #NM otherwise. XCR0 is the caller's to know.
-fn available(cx: &Cx<'_>, vex: bool) -> Run<()> {
+/// Whether SSE (and AVX) can be used now: #UD and #NM otherwise.
+fn available(cx: &mut Cx<'_>, vex: bool) -> Run<()> {
+    const STATE: u64 = xcr0::SSE | xcr0::YMM;
     let (cr0_now, cr4_now) = (cx.ctx.cr0, cx.ctx.cr4);
     let enabled = if vex {
-        cx.ctx.protected(cx.regs.rflags) && cr4_now & cr4::OSXSAVE != 0
+        cx.ctx.protected(cx.regs.rflags)
+            && cr4_now & cr4::OSXSAVE != 0
+            && cx.ask(Need::ReadXcr { index: 0 })? & STATE == STATE
     } else {
         cr0_now & cr0::EM == 0 && cr4_now & cr4::OSFXSR != 0
     };
