@@ -80,11 +80,14 @@ fn bzimage(memory: &GuestMemoryMmap, file: &mut File) -> Result<Loaded> {
     }
     // It unpacks itself to its preferred address and needs that much there.
     let start = loaded.kernel_load.raw_value().max(header.pref_address);
+    let Some(unpacked_end) = start.checked_add(header.init_size.into()) else {
+        bail!("the kernel cannot be unpacked to {start:#x}");
+    };
     Ok(Loaded {
         mode: CpuMode::Long,
         entry: loaded.kernel_load.raw_value() + ENTRY_64,
         protocol: Protocol::Linux(header),
-        kernel_end: (start + u64::from(header.init_size)).max(loaded.kernel_end),
+        kernel_end: unpacked_end.max(loaded.kernel_end),
         initrd_max: match header.initrd_addr_max {
             0 => INITRD_MAX,
             max => max.into(),
@@ -125,7 +128,8 @@ pub fn place_initrd(loaded: &Loaded, memory_size: u64, size: u64) -> Result<u64>
     match start {
         Some(start) if start >= loaded.kernel_end => Ok(start),
         _ => {
-            let need = (loaded.kernel_end + size + PAGE).div_ceil(1 << 20);
+            let need = loaded.kernel_end.saturating_add(size.saturating_add(PAGE));
+            let need = need.div_ceil(1 << 20);
             bail!("kernel and initrd do not fit: use --memory {need}M or more")
         }
     }

@@ -108,6 +108,19 @@ fn a_kernel_without_a_64_bit_entry_is_refused() {
 }
 
 #[test]
+fn a_kernel_that_ends_behind_all_addresses_is_refused() {
+    let mut image = bzimage_file(0x20f, 1);
+    image[0x258..0x260].copy_from_slice(&(u64::MAX - 0x7_ffff).to_le_bytes());
+    let error = format!("{:#}", load("bz-far", &image).unwrap_err());
+    assert!(error.contains("0xfffffffffff80000"), "{error}");
+    // One that just fits into the address space does not fit into memory.
+    image[0x258..0x260].copy_from_slice(&(u64::MAX - 0x8_0000).to_le_bytes());
+    let loaded = load("bz-high", &image).unwrap();
+    assert_eq!(loaded.kernel_end, u64::MAX);
+    assert!(place_initrd(&loaded, 8 << 20, 5000).is_err());
+}
+
+#[test]
 fn an_elf_begins_at_its_entry_or_its_pvh_entry() {
     let loaded = load("elf", &elf_file(false)).unwrap();
     assert_eq!((loaded.mode, loaded.entry), (CpuMode::Long, 0x20_0004));

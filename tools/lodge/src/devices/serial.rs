@@ -60,9 +60,10 @@ impl Output {
     }
 }
 
-fn write_unless_stopped(file: &mut File, mut data: &[u8]) -> io::Result<()> {
+fn write_unless_stopped(file: &mut impl Write, mut data: &[u8]) -> io::Result<()> {
     while !data.is_empty() {
         match file.write(data) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(n) => data = data.get(n..).unwrap_or_default(),
             Err(e) if e.kind() == ErrorKind::Interrupted && stop().is_none() => {}
             // Somebody else made the terminal non-blocking.
@@ -200,6 +201,29 @@ mod tests {
         console.write(BASE, b'$');
         console.flush();
         assert!(console.port.writer().buffer.is_empty());
+    }
+
+    /// Takes this many bytes of each write, and not many writes.
+    struct Taker(usize, u32);
+
+    impl Write for Taker {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            self.1 = self.1.checked_sub(1).expect("no end");
+            Ok(self.0.min(data.len()))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_output_that_takes_nothing_is_an_error() {
+        let mut taker = Taker(2, 3);
+        write_unless_stopped(&mut taker, b"12345").unwrap();
+        assert_eq!(taker.1, 0, "in parts");
+        let error = write_unless_stopped(&mut Taker(0, 3), b"12345").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WriteZero);
     }
 
     #[test]
