@@ -118,15 +118,17 @@ impl Hw {
     /// After the run, with `regs` as it left them, and after the control block was told of it.
     pub(super) fn end_step(&mut self, own: Option<Own>, regs: &mut Regs) {
         let Some(own) = own else { return };
+        // An IRET that was executed is a step that was made, also where DR6 is not loaded and saved (Bochs).
+        let executed = self.iret_rip.is_some_and(|at| at != regs.rip);
         let v = self.vmcb();
-        let status = v.dr6();
+        let status = v.dr6() | if executed { dr6::BS } else { 0 };
         v.set_dr6(own.status);
         self.stepped = Stepped {
             status,
             guest_steps: own.tf != 0,
         };
-        // An IRET that was executed has loaded TF. Whatever else was leaves ours.
-        if self.iret_rip.is_none_or(|at| at == regs.rip) {
+        // It has loaded TF, too. Whatever else was executed leaves ours.
+        if !executed {
             regs.rflags = regs.rflags & !rflags::TF | own.tf;
         }
     }
