@@ -167,7 +167,8 @@ fn swapped() {
     let pair = Pair::new(&m, SIZE);
     let mut rng = Random::new(1);
     let (out, inn) = swap_counts();
-    let times = rounds(8, 400);
+    // What goes out in one round comes in by the next at the latest.
+    let times = rounds(8, 400).max(2);
     pair.run(&m, |p| {
         for i in 0..times {
             let (at, n) = if i % 2 == 0 {
@@ -253,7 +254,21 @@ fn reclaimed() {
         // Not `memory.max`: what KASAN keeps of freed memory counts, and may be more than there is to take from the guest in time.
         check!(set(&cg.file("memory.high"), max), "memory.high");
         let sweeps = rounds(1, 60);
-        pair.run(&m, |p| p.iter().for_each(|p| p.advance(sweeps)));
+        pair.run(&m, |p| {
+            let mut high = max;
+            for n in 1..=sweeps.max(60) {
+                p.iter().for_each(|p| p.advance(1));
+                let enough = swap_counts().1 - inn > 256;
+                if enough && n >= sweeps || p.iter().any(Progress::over) {
+                    break;
+                }
+                if !enough {
+                    // The VM may have become smaller meanwhile.
+                    high = high.saturating_sub(1 << 16);
+                    check!(set(&cg.file("memory.high"), high), "memory.high");
+                }
+            }
+        });
     });
     let (now_out, now_in) = swap_counts();
     check!(now_out - out > 256, "{} pages went out", now_out - out);
