@@ -3,7 +3,7 @@
 
 use super::mmio::{guest, rd, wr};
 use crate::guest::*;
-use crate::harness::Test;
+use crate::harness::{self, Test};
 use crate::kvm::Exit;
 use crate::sys::{self, Map};
 use crate::{check, eq};
@@ -146,6 +146,9 @@ fn interrupt_then_fault() {
 /// SS from a device while the guest steps singly: the trap is held back for one instruction more, as by any MOV to SS.
 fn to_ss_single_step() {
     const TF: u64 = 1 << 8;
+    if sys::on_bochs_svm() {
+        harness::skip("a guest's single step makes Bochs' SVM crash the host");
+    }
     let g = guest(|a| {
         a.pushfq()?;
         a.or(qword_ptr(rsp), TF as i32)?;
