@@ -401,7 +401,11 @@ impl EventQueue {
                     insn_len,
                 });
             }
-            _ => {}
+            Kind::External
+            | Kind::Software
+            | Kind::Hardware
+            | Kind::SoftException
+            | Kind::Privileged => {}
         }
     }
 
