@@ -328,6 +328,14 @@ fn debug_status(g: &Guest) -> u64 {
     d.dr6
 }
 
+/// Runs a fresh guest of [`nmi_guest`] into the handler of an NMI, with another one waiting for its end.
+fn into_first_nmi(g: &Guest) {
+    g.expect(&out(0x20, &[0]));
+    eq!(g.cpu.nmi(), Ok(0));
+    g.expect(&out(0x21, &[0]));
+    eq!(g.cpu.nmi(), Ok(0));
+}
+
 fn on_step_capable() {
     if crate::sys::on_bochs_svm() {
         harness::skip(
@@ -352,10 +360,7 @@ fn nmi_debug_status_kept() {
     });
     for enables in [1, 0] {
         set_breakpoints(&g, [0x5000, 0], DR6 | 1, enables);
-        g.expect(&out(0x20, &[0]));
-        eq!(g.cpu.nmi(), Ok(0));
-        g.expect(&out(0x21, &[0]));
-        eq!(g.cpu.nmi(), Ok(0));
+        into_first_nmi(&g);
         g.expect(&out(0x22, &[0]));
         g.expect(&out(0x21, &[0]));
         eq!(debug_status(&g), DR6 | 1, "in the second handler");
@@ -400,10 +405,7 @@ fn nmi_breakpoint() {
     eq!(g.cpu.nmi(), Ok(0));
     g.expect(&out(0x21, &[0]));
     g.expect(&out(0x22, &[0]));
-    g.expect(&out(0x20, &[0]));
-    eq!(g.cpu.nmi(), Ok(0));
-    g.expect(&out(0x21, &[0]));
-    eq!(g.cpu.nmi(), Ok(0));
+    into_first_nmi(&g);
     // Where both handlers return to: the jump.
     set_breakpoints(&g, [0x5000, CODE + 2], DR6 | 1, 5);
     g.expect(&out(0x22, &[0]));
@@ -416,10 +418,7 @@ fn nmi_breakpoint() {
 fn nmi_single_step() {
     on_step_capable();
     let g = nmi_guest();
-    g.expect(&out(0x20, &[0]));
-    eq!(g.cpu.nmi(), Ok(0));
-    g.expect(&out(0x21, &[0]));
-    eq!(g.cpu.nmi(), Ok(0));
+    into_first_nmi(&g);
     // TF in the flags that the IRET is going to load.
     let flags = g.cpu.regs().rsp as usize + 16;
     g.mem.wr(flags, g.mem.rd::<u64>(flags) | 0x100);

@@ -129,6 +129,17 @@ fn has_avx(g: &Guest) -> bool {
     has(g, 1 << 26 | 1 << 28)
 }
 
+/// Switches SSE and XSAVE on, and the components of `xcr0`, in 64-bit code.
+fn switch_on(a: &mut CodeAssembler, xcr0: u32) -> Result<(), IcedError> {
+    a.mov(rax, cr4)?;
+    a.or(rax, 0x4_0600)?;
+    a.mov(cr4, rax)?;
+    a.xor(ecx, ecx)?;
+    a.xor(edx, edx)?;
+    a.mov(eax, xcr0)?;
+    a.xsetbv()
+}
+
 fn avx() {
     let g = Guest::new(Mode::Long);
     if !has_avx(&g) {
@@ -136,13 +147,7 @@ fn avx() {
     }
     pattern(&g, DATA, 512);
     g.load(|a| {
-        a.mov(rax, cr4)?;
-        a.or(rax, 0x4_0600)?;
-        a.mov(cr4, rax)?;
-        a.xor(ecx, ecx)?;
-        a.xor(edx, edx)?;
-        a.mov(eax, 7)?;
-        a.xsetbv()?;
+        switch_on(a, 7)?;
         for (i, y) in YMM.iter().enumerate() {
             a.vmovups(*y, ymmword_ptr(DATA + 32 * i as u64))?;
         }
@@ -231,13 +236,7 @@ fn initial_state() {
     // What the standard form of XRSTOR takes from the image even so.
     g.mem.wr(IMAGE as usize + 24, 0x1f80u32);
     g.load(|a| {
-        a.mov(rax, cr4)?;
-        a.or(rax, 0x4_0600)?;
-        a.mov(cr4, rax)?;
-        a.xor(ecx, ecx)?;
-        a.xor(edx, edx)?;
-        a.mov(eax, 3)?;
-        a.xsetbv()?;
+        switch_on(a, 3)?;
         a.fninit()?;
         a.fldpi()?;
         a.pcmpeqd(xmm0, xmm0)?;

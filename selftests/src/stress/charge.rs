@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What VMs cost is charged to the memory cgroup of their process, and given back.
 
+use super::cgroup::{in_cgroup, Cgroup};
 use super::left;
-use super::pages::{in_cgroup, wait_for, Cgroup};
+use super::pages::wait_for;
 use super::sweep::Sweeper;
 use crate::guest::{Guest, Mode};
 use crate::harness::{self, rounds, Test};

@@ -3,6 +3,7 @@
 //! VMs, vCPUs and the module itself that come and go.
 
 mod backing;
+mod cgroup;
 mod charge;
 mod elsewhere;
 mod ftrace;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The host takes pages away from running guests in every way it has, and gives them back: not one write may be lost.
 
+use super::cgroup::in_cgroup;
 use super::sweep::{check_pages, Progress, Sweeper};
 use super::{field, number, set, Setting};
 use crate::harness::{self, rounds, Test};
@@ -188,55 +189,6 @@ fn swapped() {
     let least = (times / 2).clamp(1, 4) * SIZE / 4096 / 4;
     check!(now_out - out > least, "{} pages went out", now_out - out);
     check!(now_in - inn > least, "{} pages came in", now_in - inn);
-}
-
-/// A memory cgroup with the calling process in it; None without cgroups.
-pub struct Cgroup(String);
-
-impl Cgroup {
-    /// Makes `name` below the root of the hierarchy. The test is skipped where there is none.
-    pub fn new(name: &str) -> Self {
-        let root = "/run/cgroup";
-        let _ = std::fs::create_dir(root);
-        if std::fs::metadata(format!("{root}/cgroup.controllers")).is_err() {
-            tool(&["mount", "-t", "cgroup2", "none", root]);
-        }
-        if !set(&format!("{root}/cgroup.subtree_control"), "+memory") {
-            harness::skip("no memory cgroups here");
-        }
-        let path = format!("{root}/{name}");
-        let _ = std::fs::create_dir(&path);
-        Self(path)
-    }
-    /// The path of one of its files.
-    pub fn file(&self, name: &str) -> String {
-        format!("{}/{name}", self.0)
-    }
-    /// Moves the calling process into it.
-    pub fn enter(&self) {
-        check!(set(&self.file("cgroup.procs"), 0), "entering the cgroup");
-    }
-    /// A line of memory.stat.
-    pub fn stat(&self, key: &str) -> u64 {
-        field(&self.file("memory.stat"), key).unwrap_or(0)
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.0);
-    }
-}
-
-/// Runs `f` as a process in a cgroup of its own, then checks that it ended well.
-pub fn in_cgroup(name: &str, f: impl FnOnce(&Cgroup)) {
-    let cg = Cgroup::new(name);
-    let pid = sys::fork(|| {
-        cg.enter();
-        f(&cg);
-        i32::from(harness::fails() > 0)
-    });
-    eq!(sys::wait(pid, true), Ended::Exit(0));
 }
 
 fn reclaimed() {
