@@ -12,10 +12,10 @@ slower=1
 if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
-SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle intel-lynnfield amd-bochs-spec refuse-penryn refuse-lockedvmx refuse-lockedsvm perf refuse-nonpt refuse-nosvm"
+SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle intel-lynnfield amd-bochs-spec previous refuse-penryn refuse-lockedvmx refuse-lockedsvm perf refuse-nonpt refuse-nosvm"
 REFUSALS="refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
-LONG_SUITES="long-amd long-kvm-ioctls long-qemu long-host long-swap long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-previous long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
+LONG_SUITES="long-amd long-kvm-ioctls long-qemu long-host long-swap long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
 
 # What the module can do without, as parameters that turn it off. Those of the other vendor change nothing.
 PLAIN="large_pages=0 nrips=0 flush_by_asid=0 eptad=0 vpid=0"
@@ -279,7 +279,7 @@ suite() {
     long-amd-bochs-plain | long-intel-plain)
         suite_matrix "$1" "$(echo "$1" | sed 's/^long-//; s/-plain$//')" 3 7200 "$PLAIN" '' 'boots a stock kernel'
         ;;
-    long-previous) suite_previous ;;
+    previous | long-previous) suite_previous ;;
     long-amd) suite_long_vm amd 1 10800 100 "${GIB_PAGE[@]}" ;;
     # An instruction costs about ten times as much on Bochs.
     long-intel | long-amd-bochs | long-intel-haswell) suite_long_vm "${1#long-}" 3 10800 10 ;;
