@@ -26,7 +26,7 @@ use crate::model::event::{vector as exception, Kind, Vectoring};
 use crate::model::features::Caps;
 use crate::model::msr::{HwMsr, Passed};
 use crate::model::regs::{Seg, Segment, TableReg, RAX, RSP};
-use crate::sys::cpu::{self, Flag, IrqOff, PreemptOff, Word};
+use crate::sys::cpu::{self, IrqOff, PreemptOff};
 use crate::sys::global::clear_at_unload;
 use crate::sys::params::InUse;
 use crate::sys::switch::Switch;
@@ -123,12 +123,7 @@ impl Backend for Svm {
             stepped: Stepped::default(),
             soft: false,
         };
-        let resident = Resident {
-            host_saved: Flag::new(false),
-            tsc_aux: Word::new(),
-            host_tsc_aux: Word::new(),
-        };
-        Ok((hw, resident))
+        Ok((hw, Resident::new()))
     }
 
     fn init(hw: &mut Hw, _resident: &Resident, root: u64, off: u32) -> Result {
@@ -176,7 +171,7 @@ impl Backend for Svm {
         };
         if !resident.host_saved.get() {
             host_save.save(preempt);
-            insn::vcpu_barrier(preempt);
+            resident.number.barrier(preempt);
             if shared.rdtscp {
                 resident.load_tsc_aux(preempt);
             }
@@ -230,8 +225,8 @@ impl Backend for Svm {
                 shared.asids.set(irq, asids.restarted());
             }
         }
-        if exit == code::EXCEPTION | u64::from(exception::MC) {
-            insn::machine_check(irq);
+        if exit == code::EXCEPTION | u64::from(exception::MC) && insn::machine_check(irq) {
+            return code::SHUTDOWN;
         }
         exit
     }

@@ -4,13 +4,13 @@
 
 use super::asid::VcpuAsid;
 use super::features::Features;
-use super::insn::{self, VmcbPage};
+use super::insn::{self, Counted, VmcbPage};
 use super::shared::Shared;
 use super::vmcb::{intercept, Vmcb};
 use crate::mmu::vm_ledger::VcpuLedger;
 use crate::model::cr::{dr6, rflags};
 use crate::model::regs::Regs;
-use crate::sys::cpu::{Flag, PreemptOff, Word};
+use crate::sys::cpu::{Flag, PreemptOff, VcpuNumber, Word};
 use crate::sys::page::Pages;
 
 /// A vCPU's hardware state.
@@ -56,6 +56,8 @@ pub(super) struct Stepped {
 
 /// What context switches touch.
 pub(crate) struct Resident {
+    _counted: Counted,
+    pub(super) number: VcpuNumber,
     /// The host's FS, GS, TR and system-call state of this CPU was saved since the last context switch, and TSC_AUX is the guest's.
     pub(super) host_saved: Flag,
     /// The guest's TSC_AUX; the host's is back while the thread does not have the CPU, or has not entered the guest.
@@ -64,6 +66,17 @@ pub(crate) struct Resident {
 }
 
 impl Resident {
+    /// For a new vCPU.
+    pub(super) fn new() -> Self {
+        Self {
+            _counted: Counted::new(),
+            number: VcpuNumber::new(),
+            host_saved: Flag::new(false),
+            tsc_aux: Word::new(),
+            host_tsc_aux: Word::new(),
+        }
+    }
+
     /// Puts the guest's TSC_AUX in place of the host's.
     pub(super) fn load_tsc_aux(&self, preempt: &PreemptOff) {
         let (host, guest) = (insn::tsc_aux(preempt), self.tsc_aux.get());

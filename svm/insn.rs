@@ -72,23 +72,35 @@ impl HostSave {
         }
     }
 
-    /// Saves what VMLOAD brings back after an exit. Needed once after each context switch.
+    /// Saves what VMLOAD brings back after an exit. Needed once after each context switch. The host is guarded from the predictions of
+    /// guests from here on.
     pub(crate) fn save(&self, _preempt: &PreemptOff) {
         // SAFETY: SVM is on, the page is a VMCB-sized area of this CPU.
-        unsafe { ffi::lodge_svm_vmsave(self.vmload.phys()) };
+        unsafe { ffi::lodge_svm_arrive(self.vmload.phys()) };
     }
 }
 
-/// Keeps the predictions of one vCPU from the next on this CPU, where the mitigation is on.
-pub(crate) fn vcpu_barrier(_preempt: &PreemptOff) {
-    // SAFETY: preemption is off.
-    unsafe { ffi::lodge_vcpu_barrier() };
+/// That there is a vCPU. A mitigation which costs the host is off where there is none.
+pub(crate) struct Counted(());
+
+impl Counted {
+    /// For a new vCPU. May sleep.
+    pub(crate) fn new() -> Self {
+        ffi::lodge_svm_vcpu(true);
+        Self(())
+    }
 }
 
-/// Hands a machine check that ended the guest's run to the host.
-pub(crate) fn machine_check(_irq: &IrqOff) {
+impl Drop for Counted {
+    fn drop(&mut self) {
+        ffi::lodge_svm_vcpu(false);
+    }
+}
+
+/// Deals with a machine check that ended the guest's run. True: the guest caused it and cannot go on. Otherwise the host has seen it.
+pub(crate) fn machine_check(_irq: &IrqOff) -> bool {
     // SAFETY: interrupts are off; called for an exit that says that there is one.
-    unsafe { ffi::lodge_machine_check() };
+    unsafe { ffi::lodge_svm_machine_check() }
 }
 
 /// CR4.MCE of the host, which guests run with.

@@ -17,8 +17,8 @@ use crate::hv::{cpuid, cr, fault, msr};
 use crate::mmu::SecondStageFault;
 use crate::model::cr::{cr0, dr6, lmsw, rflags};
 use crate::model::emu::job::{self, TaskReason};
-use crate::model::event::{may_tell, vector, Exception};
-use crate::sys::cpu;
+use crate::model::event::{checks_alignment, may_tell, vector, Exception};
+use crate::sys::cpu::{self, guest_split_lock, split_locks_trap};
 use crate::uapi;
 
 type Cx<'a> = Loaded<'a, Vmx>;
@@ -218,7 +218,7 @@ fn exception(cx: &mut Cx<'_>, exit: Exit, len: u8) -> Flow {
         }
         Some(vector::AC) => {
             let error = cx.state.hw.vmcs.read(f::EXIT_INTR_ERROR_CODE);
-            cx.raise(Exception::with_error(vector::AC, error));
+            return alignment_check(cx, error);
         }
         Some(vector::PF) => {
             let token = cx.state.hw.vmcs.read(f::EXIT_QUALIFICATION) as u32;
@@ -227,6 +227,20 @@ fn exception(cx: &mut Cx<'_>, exit: Exit, len: u8) -> Flow {
             }
         }
         _ => return unexpected(cx, exit),
+    }
+    Flow::Resume
+}
+
+/// #AC: the guest's own, or the host's way to notice locked accesses across cache lines, which no guest expects.
+fn alignment_check(cx: &mut Cx<'_>, error: u32) -> Flow {
+    let regs = &cx.state.switch.regs;
+    let (rip, rflags) = (regs.rip, regs.rflags);
+    let cpl = Vmx::cpl(&mut cx.state.hw);
+    if !split_locks_trap() || checks_alignment(cpl, cx.state.controls.cr0, rflags) {
+        cx.raise(Exception::with_error(vector::AC, error));
+    } else if !guest_split_lock(rip) {
+        cx.run.exception(vector::AC, error);
+        return Flow::User;
     }
     Flow::Resume
 }

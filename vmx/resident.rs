@@ -9,11 +9,12 @@ use super::insn::Failure;
 use super::setup::{self, GuestMsr, ThreadCell};
 use super::shared::Shared;
 use super::vmcs::{Fields, Vmcs};
-use crate::sys::cpu::{Flag, IrqOff, PreemptOff, Word};
+use crate::sys::cpu::{Flag, IrqOff, PreemptOff, VcpuNumber, Word};
 
 /// A vCPU's part of it. Only the thread that has the vCPU loaded uses it, with preemption off where it looks at the CPU.
 pub(crate) struct Resident {
     pub(super) vmcs: Vmcs,
+    number: VcpuNumber,
     /// It came to this CPU since the last entry.
     moved: Flag,
     /// The thread came to this CPU since the last entry.
@@ -33,6 +34,7 @@ impl Resident {
     pub(super) fn new(vmcs: Vmcs) -> Self {
         Self {
             vmcs,
+            number: VcpuNumber::new(),
             moved: Flag::new(false),
             switched: Flag::new(false),
             broken: Flag::new(false),
@@ -129,7 +131,7 @@ impl Resident {
     pub(super) fn prepare(&self, shared: &Shared, irq: &IrqOff) -> bool {
         if self.switched.get() {
             self.switched.set(false);
-            setup::vcpu_barrier(irq.preempt());
+            self.number.barrier(irq.preempt());
         }
         // Without its VMCS there is no entry to prepare, and another VMCS is current.
         if !self.inside.get() && !self.broken.get() {

@@ -168,12 +168,6 @@ pub(super) fn host_mce() -> u64 {
     cr4 & MCE
 }
 
-/// Keeps the predictions of one vCPU from the next on this CPU, where the mitigation is on.
-pub(super) fn vcpu_barrier(_preempt: &PreemptOff) {
-    // SAFETY: preemption is off.
-    unsafe { crate::sys::ffi::lodge_vcpu_barrier() };
-}
-
 /// An MSR of those that guests have to themselves while they are loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]

@@ -136,7 +136,11 @@ impl Vmcs {
                     unsafe {
                         insn::lodge_vmcs_list(self.node.as_ptr().cast());
                         node.set_place(claimed);
-                        self.point()?;
+                        if let Err(e) = self.point() {
+                            // VMX is off here, and nobody would clear it later.
+                            Node::clear_here(self.node.as_ptr().cast());
+                            return Err(e);
+                        }
                     }
                     return Ok(true);
                 }

@@ -159,17 +159,24 @@ impl UserRun {
         }
     }
 
-    /// KVM_EXIT_FAIL_ENTRY.
-    pub(crate) fn fail_entry(&self, hardware_reason: u64, cpu: u32) {
-        self.set_reason(uapi::KVM_EXIT_FAIL_ENTRY);
-        self.pages.set(EXIT, hardware_reason);
-        self.pages.set(EXIT + 8, cpu);
+    /// KVM_EXIT_EXCEPTION.
+    pub(crate) fn exception(&self, vector: u8, error: u32) {
+        self.set_reason(uapi::KVM_EXIT_EXCEPTION);
+        self.pages.set(EXIT, u32::from(vector));
+        self.pages.set(EXIT + 4, error);
     }
 
     /// KVM_EXIT_UNKNOWN: an exit of the hardware's that we know no meaning of.
     pub(crate) fn unknown(&self, hardware_reason: u64) {
         self.set_reason(uapi::KVM_EXIT_UNKNOWN);
         self.pages.set(EXIT, hardware_reason);
+    }
+
+    /// KVM_EXIT_FAIL_ENTRY.
+    pub(crate) fn fail_entry(&self, hardware_reason: u64, cpu: u32) {
+        self.set_reason(uapi::KVM_EXIT_FAIL_ENTRY);
+        self.pages.set(EXIT, hardware_reason);
+        self.pages.set(EXIT + 8, cpu);
     }
 
     /// KVM_EXIT_INTERNAL_ERROR with its data words (at most 16).

@@ -12,7 +12,9 @@
 #![forbid(unsafe_code)]
 
 use super::exception::is_exception;
-pub use super::exception::{besides_step, debug_status, may_tell, merge, vector, Exception, Merge};
+pub use super::exception::{
+    besides_step, checks_alignment, debug_status, may_tell, merge, vector, Exception, Merge,
+};
 
 /// The type of an event, with the code that both vendors' injection and vectoring fields use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 use super::vector::*;
 use super::*;
-use crate::model::cr::dr6;
+use crate::model::cr::{cr0, dr6};
+use crate::model::regs::rflags::{AC as AC_FLAG, FIXED};
 use proptest::prelude::*;
 
 const OPEN: Gates = Gates {
@@ -580,6 +581,18 @@ fn an_idle_queue_plans_nothing() {
             let plan = other.plan(&Gates::default());
             assert!(matches!(plan.next, Next::None));
             assert!(!plan.irq_window && !plan.nmi_window && !plan.exit_at_once);
+        }
+    }
+}
+
+#[test]
+fn alignment_is_checked_in_user_mode_with_both_flags_only() {
+    for cpl in 0..4 {
+        for am in [0, cr0::AM] {
+            for ac in [0, AC_FLAG] {
+                let own = cpl == 3 && am != 0 && ac != 0;
+                assert_eq!(checks_alignment(cpl, cr0::PE | am, FIXED | ac), own);
+            }
         }
     }
 }

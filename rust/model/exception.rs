@@ -2,7 +2,8 @@
 //! Exceptions: their vectors, what belongs to one, how two combine, and what they leave in DR6.
 #![forbid(unsafe_code)]
 
-use super::cr::dr6;
+use super::cr::{cr0, dr6};
+use super::regs::rflags;
 
 /// Exception vectors.
 pub mod vector {
@@ -195,6 +196,11 @@ pub const fn besides_step(status: u64, dr7: u64, guest_steps: bool) -> Option<u6
         0 => None,
         more => Some(more),
     }
+}
+
+/// Whether a guest in this state checks alignment, so that an #AC is its own ("Alignment Check Exception").
+pub const fn checks_alignment(cpl: u8, cr0: u64, rflags: u64) -> bool {
+    cpl == 3 && cr0 & cr0::AM != 0 && rflags & rflags::AC != 0
 }
 
 /// Whether `v` is the vector of an exception.

@@ -8,6 +8,7 @@ use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 
 use kernel::error::{code::EIO, Result};
+use kernel::sync::atomic::{Atomic, Relaxed};
 
 use crate::sys::ffi;
 
@@ -257,6 +258,24 @@ pub(crate) fn with_signal_mask<R>(mask: Option<u64>, body: impl FnOnce() -> R) -
     result
 }
 
+/// What a vCPU is called among all that ever were.
+pub(crate) struct VcpuNumber(u64);
+
+impl VcpuNumber {
+    /// For a new vCPU.
+    pub(crate) fn new() -> Self {
+        static LAST: Atomic<u64> = Atomic::new(0);
+        Self(LAST.fetch_add(1u64, Relaxed).wrapping_add(1))
+    }
+
+    /// Before the thread's first entry on this CPU: keeps the predictions of the vCPU that was the last to run here from this one, where
+    /// the mitigation is on.
+    pub(crate) fn barrier(&self, _preempt: &PreemptOff) {
+        // SAFETY: preemption is off.
+        unsafe { ffi::lodge_vcpu_barrier(self.0) };
+    }
+}
+
 /// CPUs that are to leave guest mode, for one call of all of them.
 ///
 /// # Context
@@ -378,10 +397,12 @@ pub(crate) fn cpuid_virtualization() -> Option<&'static str> {
 pub(crate) use ffi::{
     lodge_arch_capabilities as arch_capabilities, lodge_cpu as current_cpu,
     lodge_cpu_controls as cpu_controls, lodge_cpu_weak as cpu_weak, lodge_five_level as five_level,
-    lodge_flush_l1d as flush_l1d, lodge_has_pku as has_pku, lodge_has_svm as has_svm,
-    lodge_has_vmx as has_vmx, lodge_has_xsave as has_xsave, lodge_host_xcr0 as host_xcr0,
-    lodge_host_xss as host_xss, lodge_lfence_serializing as lfence_serializing,
-    lodge_nr_cpus as nr_cpus, lodge_null_seg_clears_base as null_seg_clears_base,
-    lodge_pred_cmd as pred_cmd, lodge_rdtsc as rdtsc, lodge_spec_ctrl_takes as spec_ctrl_takes,
-    lodge_tsc_khz as tsc_khz, lodge_virtual_spec_ctrl as virtual_spec_ctrl,
+    lodge_flush_l1d as flush_l1d, lodge_guest_split_lock as guest_split_lock,
+    lodge_has_pku as has_pku, lodge_has_svm as has_svm, lodge_has_vmx as has_vmx,
+    lodge_has_xsave as has_xsave, lodge_host_xcr0 as host_xcr0, lodge_host_xss as host_xss,
+    lodge_lfence_serializing as lfence_serializing, lodge_nr_cpus as nr_cpus,
+    lodge_null_seg_clears_base as null_seg_clears_base, lodge_pred_cmd as pred_cmd,
+    lodge_rdtsc as rdtsc, lodge_spec_ctrl_takes as spec_ctrl_takes,
+    lodge_split_locks_trap as split_locks_trap, lodge_tsc_khz as tsc_khz,
+    lodge_virtual_spec_ctrl as virtual_spec_ctrl,
 };

@@ -184,6 +184,12 @@ static const struct syscore_ops virt_syscore_ops = {
 };
 static struct syscore virt_syscore = { .ops = &virt_syscore_ops };
 
+void lodge_virt_disable(void)
+{
+	unregister_syscore(&virt_syscore);
+	cpuhp_remove_state(CPUHP_AP_KVM_ONLINE);
+}
+
 /* Task context, may sleep. 0, or the errno of the first CPU that refused (all others are off again). */
 int lodge_virt_enable(bool intel, const struct lodge_cpu_ops *ops)
 {
@@ -195,13 +201,12 @@ int lodge_virt_enable(bool intel, const struct lodge_cpu_ops *ops)
 	if (r)
 		return r;
 	register_syscore(&virt_syscore);
+	/* If the machine was on its way down before, nobody would turn it off. */
+	if (system_state == SYSTEM_HALT || system_state == SYSTEM_POWER_OFF || system_state == SYSTEM_RESTART) {
+		lodge_virt_disable();
+		return -EBUSY;
+	}
 	return 0;
-}
-
-void lodge_virt_disable(void)
-{
-	unregister_syscore(&virt_syscore);
-	cpuhp_remove_state(CPUHP_AP_KVM_ONLINE);
 }
 
 bool lodge_virt_rebooting(void) { return virt_rebooting; }
@@ -496,9 +501,14 @@ void lodge_switch_done(void)
 	preempt_enable();
 }
 
-/* IBPB when another vCPU was the last to run on this CPU and the mitigation is on. Preemption off. */
-void lodge_vcpu_barrier(void)
+static DEFINE_PER_CPU(u64, last_vcpu);
+
+/* IBPB when another vCPU was the last to run on this CPU and the mitigation is on. No two vCPUs ever have the same number. Preemption off. */
+void lodge_vcpu_barrier(u64 number)
 {
+	if (__this_cpu_read(last_vcpu) == number)
+		return;
+	__this_cpu_write(last_vcpu, number);
 	if (static_branch_likely(&switch_vcpu_ibpb))
 		indirect_branch_prediction_barrier();
 }

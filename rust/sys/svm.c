@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /* AMD: the window between guest_state_enter_irqoff() and guest_state_exit_irqoff(). */
 #include <linux/kvm_host.h>
+#include <linux/mutex.h>
 #include <linux/sched.h>
+#include <linux/smp.h>
 #include <asm/debugreg.h>
+#include <asm/mce.h>
 #include <asm/mmu.h>
+#include <asm/msr.h>
 #include <asm/nospec-branch.h>
 #include <asm/processor.h>
 #include <asm/tlbflush.h>
@@ -30,28 +34,79 @@ static noinstr void svm_window(struct lodge_switch *sw, u64 vmcb_pa, u64 host_sa
 }
 
 /*
+ * On some CPUs the host is safe from predictions that a guest has trained only while a bit of BP_CFG is set, which costs the host, too:
+ * it is set on a CPU when the first guest comes there, and cleared when there are no vCPUs any more. The kernel leaves that to KVM.
+ */
+static DEFINE_MUTEX(vcpus_lock);
+static unsigned long vcpus;
+static DEFINE_PER_CPU(bool, speculation_reduced);
+
+static void reduce_speculation(void)
+{
+	if (!cpu_feature_enabled(X86_FEATURE_SRSO_BP_SPEC_REDUCE) || __this_cpu_read(speculation_reduced))
+		return;
+	msr_set_bit(MSR_ZEN4_BP_CFG, MSR_ZEN4_BP_CFG_BP_SPEC_REDUCE_BIT);
+	__this_cpu_write(speculation_reduced, true);
+}
+
+/* Preemption off. */
+static void restore_speculation(void *unused)
+{
+	if (!__this_cpu_read(speculation_reduced))
+		return;
+	msr_clear_bit(MSR_ZEN4_BP_CFG, MSR_ZEN4_BP_CFG_BP_SPEC_REDUCE_BIT);
+	__this_cpu_write(speculation_reduced, false);
+}
+
+/* A vCPU comes into being, which has not run yet, or is gone for good. May sleep. */
+void lodge_svm_vcpu(bool comes)
+{
+	/* A vCPU that comes waits until the last one's end is over on all CPUs. */
+	mutex_lock(&vcpus_lock);
+	if (comes)
+		vcpus++;
+	else if (--vcpus == 0 && cpu_feature_enabled(X86_FEATURE_SRSO_BP_SPEC_REDUCE))
+		on_each_cpu(restore_speculation, NULL, 1);
+	mutex_unlock(&vcpus_lock);
+}
+
+/*
  * This CPU runs guests from now on, or no longer. Performance counters have a bit to leave guests out, which the kernel
  * may set only while SVM is on. Preemption off.
  */
 void lodge_svm_online(bool on)
 {
+	u64 config;
+
 	if (!on) {
 		amd_pmu_disable_virt();
+		/* A CPU that comes back may come back without it. */
+		restore_speculation(NULL);
 		return;
 	}
 	/* Guests run at the host's rate, and not at what another kernel left. */
 	if (boot_cpu_has(X86_FEATURE_TSCRATEMSR))
 		wrmsrq(MSR_AMD64_TSC_RATIO, BIT_ULL(32));
 	amd_pmu_enable_virt();
+	/* Has erratum 383 show in a way that can be told from others. */
+	if (boot_cpu_has_bug(X86_BUG_AMD_TLB_MMATCH) && !rdmsrq_safe(MSR_AMD64_DC_CFG, &config))
+		wrmsrq_safe(MSR_AMD64_DC_CFG, config | BIT_ULL(47));
 }
 
 /*
  * Saves this CPU's FS, GS, TR, LDTR and system-call state, which VMLOAD restores after an exit. Preemption off.
  * Where SVM is off, the entry that follows finds out.
  */
-void lodge_svm_vmsave(u64 pa)
+static void vmsave(u64 pa)
 {
 	asm volatile("1: vmsave %%rax\n2:\n" _ASM_EXTABLE(1b, 2b) : : "a"(pa) : "memory");
+}
+
+/* Before this thread's first entry on this CPU. Preemption off. */
+void lodge_svm_arrive(u64 host_save_pa)
+{
+	reduce_speculation();
+	vmsave(host_save_pa);
 }
 
 /*
@@ -79,7 +134,7 @@ bool lodge_svm_enter(struct lodge_switch *sw, u64 vmcb_pa, u64 host_save_pa)
 	if (sw->host_debugctl)
 		update_debugctlmsr(0);
 	if (ldt_in_use())
-		lodge_svm_vmsave(host_save_pa);
+		vmsave(host_save_pa);
 	svm_window(sw, vmcb_pa, host_save_pa);
 	/* The guest cannot write it: it is zero still. */
 	if (sw->host_debugctl)
@@ -89,6 +144,39 @@ bool lodge_svm_enter(struct lodge_switch *sw, u64 vmcb_pa, u64 host_save_pa)
 	return true;
 off:
 	WARN_ON_ONCE(!virt_rebooting);
+	return false;
+}
+
+/*
+ * Family 10h, erratum 383 (revision guide: "CPU Core May Generate Machine Check When Simultaneously Accessing Overlapping Translations"):
+ * a guest's own page tables can raise a machine check of this status, which would be the host's end. True: it was that, and it is over; the
+ * guest's state is lost. Interrupts off, at the exit.
+ */
+static bool overlapping_translations(void)
+{
+	const u64 overflow = BIT_ULL(62), status_383 = 0xb600000000010015;
+	u64 status, global;
+	int bank;
+
+	if (!boot_cpu_has_bug(X86_BUG_AMD_TLB_MMATCH) || rdmsrq_safe(MSR_IA32_MCx_STATUS(0), &status) ||
+	    (status & ~overflow) != status_383)
+		return false;
+	for (bank = 0; bank < 6; bank++)
+		wrmsrq_safe(MSR_IA32_MCx_STATUS(bank), 0);
+	if (!rdmsrq_safe(MSR_IA32_MCG_STATUS, &global))
+		wrmsrq_safe(MSR_IA32_MCG_STATUS, global & ~MCG_STATUS_MCIP);
+	__flush_tlb_all();
+	return true;
+}
+
+/* A machine check ended a guest's run. True: the host is well, and the guest cannot go on. Interrupts off. */
+bool lodge_svm_machine_check(void)
+{
+	if (overlapping_translations()) {
+		pr_err_ratelimited("a guest's page tables caused a machine check (erratum 383)\n");
+		return true;
+	}
+	lodge_machine_check();
 	return false;
 }
 

@@ -8,6 +8,7 @@
 #include <linux/mm.h>
 #include <linux/percpu.h>
 #include <linux/ptrace.h>
+#include <asm/cpu.h>
 #include <asm/cpu_entry_area.h>
 #include <asm/desc.h>
 #include <asm/fred.h>
@@ -34,6 +35,8 @@ void lodge_vmx_wait_for_page(u32 token);
 void lodge_vmx_cpu_state(struct lodge_vmx_cpu *s);
 void lodge_vmx_thread_save(struct lodge_vmx_thread *t);
 void lodge_vmx_thread_restore(const struct lodge_vmx_thread *t);
+bool lodge_split_locks_trap(void);
+bool lodge_guest_split_lock(u64 rip);
 void lodge_vmcs_list(struct lodge_vmcs *v);
 void lodge_vmcs_unlist(struct lodge_vmcs *v);
 void lodge_vmcs_clear_all(void (*clear)(struct lodge_vmcs *v));
@@ -393,6 +396,14 @@ void lodge_vmx_thread_restore(const struct lodge_vmx_thread *t)
 	invalidate_tss_limit();
 	load_fixmap_gdt(raw_smp_processor_id());
 }
+
+/* ---- Split locks ---- */
+
+/* The host has accesses with LOCK across cache lines raise #AC, in guests too. */
+bool lodge_split_locks_trap(void) { return boot_cpu_has(X86_FEATURE_SPLIT_LOCK_DETECT); }
+
+/* The guest has made one. True: it may do it again, more slowly or untrapped. False: the thread has been sent SIGBUS. May sleep. */
+bool lodge_guest_split_lock(u64 rip) { return handle_guest_split_lock(rip); }
 
 /* ---- Which VMCSs are active on which CPU ---- */
 
