@@ -21,7 +21,7 @@ use crate::mmu::step::Step;
 use crate::mmu::vm_ledger::{skips, VcpuLedger};
 use crate::mmu::vm_mmu::MmuConfig;
 use crate::mmu::Level;
-use crate::model::cr::efer;
+use crate::model::cr::{cr0, efer};
 use crate::model::event::{vector as exception, Kind, Vectoring};
 use crate::model::features::Caps;
 use crate::model::msr::{HwMsr, Passed};
@@ -122,6 +122,8 @@ impl Backend for Svm {
             stepping: false,
             stepped: Stepped::default(),
             soft: false,
+            sysenter_esp: 0,
+            sysenter_eip: 0,
         };
         Ok((hw, Resident::new()))
     }
@@ -428,8 +430,8 @@ impl Backend for Svm {
             HwMsr::FsBase => v.segment(Seg::Fs).base,
             HwMsr::GsBase => v.segment(Seg::Gs).base,
             HwMsr::SysenterCs => v.sysenter_cs(),
-            HwMsr::SysenterEsp => v.sysenter_esp(),
-            HwMsr::SysenterEip => v.sysenter_eip(),
+            HwMsr::SysenterEsp => hw.sysenter_esp,
+            HwMsr::SysenterEip => hw.sysenter_eip,
             HwMsr::Pat => v.g_pat(),
             HwMsr::TscAux => resident.tsc_aux.get(),
             HwMsr::SpecCtrl => v.spec_ctrl(),
@@ -449,8 +451,14 @@ impl Backend for Svm {
             HwMsr::FsBase => v.set_base(Seg::Fs, value),
             HwMsr::GsBase => v.set_base(Seg::Gs, value),
             HwMsr::SysenterCs => v.set_sysenter_cs(value),
-            HwMsr::SysenterEsp => v.set_sysenter_esp(value),
-            HwMsr::SysenterEip => v.set_sysenter_eip(value),
+            HwMsr::SysenterEsp => {
+                v.set_sysenter_esp(value & 0xffff_ffff);
+                hw.sysenter_esp = value;
+            }
+            HwMsr::SysenterEip => {
+                v.set_sysenter_eip(value & 0xffff_ffff);
+                hw.sysenter_eip = value;
+            }
             HwMsr::Pat => v.set_g_pat(value),
             HwMsr::SpecCtrl => v.set_spec_ctrl(value),
             HwMsr::Efer | HwMsr::Tsc => {}
@@ -530,7 +538,9 @@ impl Backend for Svm {
         let v = match what {
             Inject::Exception(e) => {
                 hw.soft = matches!(e.vector, exception::BP | exception::OF);
-                let error = e.error.map_or(0, |e| event::ERROR | u64::from(e) << 32);
+                // Handlers of real mode expect none.
+                let pushed = e.error.filter(|_| hw.vmcb().cr0() & cr0::PE != 0);
+                let error = pushed.map_or(0, |e| event::ERROR | u64::from(e) << 32);
                 event::EXCEPTION | error | u64::from(e.vector)
             }
             Inject::Interrupt(i) => {

@@ -19,6 +19,7 @@ use crate::model::emu::insn::Kind;
 use crate::model::emu::job::{TaskReason, TaskSwitch};
 use crate::model::event::{besides_step, may_tell, vector, Exception};
 use crate::sys::cpu;
+use crate::uapi;
 
 type Cx<'a> = Loaded<'a, Svm>;
 
@@ -62,7 +63,11 @@ fn msr(cx: &mut Cx<'_>) -> Result<Flow> {
 #[inline(never)]
 fn rare(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
     match exit {
-        code::READ_CR0..=code::WRITE_DR15 => register_access(cx, exit),
+        code::READ_CR0..=code::WRITE_DR15 => {
+            let old_cr8 = cx.state.controls.cr8;
+            let flow = register_access(cx, exit)?;
+            Ok(cx.tell_of_lower_priority(old_cr8, flow))
+        }
         code::UNDEFINED => cx.undefined_opcode(),
         code::EXCEPTION..=code::EXCEPTION_LAST => Ok(exception(cx, (exit & 0x1f) as u8)),
         // Taken by the host when interrupts were enabled again.
@@ -102,11 +107,16 @@ fn rare(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
             cx.run.fail_entry(exit, cpu::current_cpu());
             Ok(Flow::User)
         }
-        _ => {
-            cx.run.unknown(exit);
-            Ok(Flow::User)
-        }
+        _ => Ok(unexpected(cx, exit)),
     }
+}
+
+/// KVM_EXIT_INTERNAL_ERROR: an exit that no intercept asks for.
+fn unexpected(cx: &mut Cx<'_>, exit: u64) -> Flow {
+    let data = [exit, u64::from(cpu::current_cpu())];
+    cx.run
+        .internal_error(uapi::KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, &data);
+    Flow::User
 }
 
 /// An access to a control or debug register: known from the decode assists, or emulated.
@@ -196,13 +206,23 @@ fn length(cx: &mut Cx<'_>, kind: Kind) -> Result<u8, Flow> {
         return Ok(next.wrapping_sub(rip) as u8 & 0xf);
     }
     match cx.identify() {
-        Ok((found, len)) if found == kind => Ok(len),
+        Ok((found, len)) if found == kind || also(kind) == Some(found) => Ok(len),
         Ok(_) => Err(Flow::Resume),
         Err(Some(e)) => {
             cx.raise(e);
             Err(Flow::Resume)
         }
         Err(None) => Err(cx.emulation_failed(&[])),
+    }
+}
+
+/// Another instruction with the same exit code.
+fn also(kind: Kind) -> Option<Kind> {
+    match kind {
+        Kind::Wbinvd => Some(Kind::Wbnoinvd),
+        Kind::Monitor => Some(Kind::Monitorx),
+        Kind::Mwait => Some(Kind::Mwaitx),
+        _ => None,
     }
 }
 
@@ -243,10 +263,7 @@ fn exception(cx: &mut Cx<'_>, v: u8) -> Flow {
         vector::AC => cx.raise(Exception::with_error(vector::AC, 0)),
         // A machine check is the host's; `enter` handed it over.
         vector::MC => {}
-        _ => {
-            cx.run.unknown(code::EXCEPTION | u64::from(v));
-            return Flow::User;
-        }
+        _ => return unexpected(cx, code::EXCEPTION | u64::from(v)),
     }
     Flow::Resume
 }

@@ -37,6 +37,9 @@ pub(crate) struct Hw {
     pub(super) stepped: Stepped,
     /// The exception being delivered is one that an instruction raised, and RIP is past the instruction.
     pub(super) soft: bool,
+    /// These MSRs as the guest knows them; the CPU has 32 bits of each.
+    pub(super) sysenter_esp: u64,
+    pub(super) sysenter_eip: u64,
 }
 
 /// What the guest has in the places that our single step takes.

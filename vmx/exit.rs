@@ -176,6 +176,14 @@ numbered! {
         BusLock = 74,
         /// The notify window passed without an interrupt window.
         Notify = 75,
+        /// SEAMCALL.
+        Seamcall = 76,
+        /// TDCALL.
+        Tdcall = 77,
+        /// RDMSR with the MSR in the instruction.
+        RdmsrImmediate = 84,
+        /// WRMSR or WRMSRNS with the MSR in the instruction.
+        WrmsrImmediate = 85,
     }
 }
 

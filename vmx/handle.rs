@@ -106,6 +106,10 @@ fn rare(cx: &mut Cx<'_>, exit: Exit, reason: Basic, len: u8) -> Result<Flow> {
         | Basic::Invvpid
         | Basic::Vmfunc
         | Basic::Getsec
+        | Basic::Seamcall
+        | Basic::Tdcall
+        | Basic::RdmsrImmediate
+        | Basic::WrmsrImmediate
         | Basic::Encls => {
             cx.raise(Exception::undefined());
             Ok(Flow::Resume)
@@ -190,12 +194,7 @@ fn cr_access(cx: &mut Cx<'_>, len: u8) -> Result<Flow> {
         CrAccess::Lmsw { source } => cx.write_cr(0, lmsw(old_cr0, source)),
     };
     let flow = cx.conclude(done, len);
-    if cx.state.controls.cr8 < old_cr8 {
-        // User space's interrupt controller may have an interrupt that was masked by priority.
-        cx.run.set_reason(uapi::KVM_EXIT_SET_TPR);
-        return Ok(Flow::User);
-    }
-    Ok(flow)
+    Ok(cx.tell_of_lower_priority(old_cr8, flow))
 }
 
 fn dr_access(cx: &mut Cx<'_>, len: u8) -> Flow {

@@ -93,6 +93,8 @@ pub(crate) fn set<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<isize> {
     vm.clock.offset.store(clock.wrapping_sub(now.host), Relaxed);
     // The new offset is seen by whoever sees the change.
     vm.clock.changes.count_change();
+    // A guest that runs has the old one until it is entered again.
+    vm.kicks.drive_out();
     Ok(0)
 }
 

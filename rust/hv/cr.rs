@@ -9,6 +9,7 @@ use crate::mmu::Gpa;
 use crate::model::cr::{self, cr4, dr7, Dr, Flush};
 use crate::model::event::Exception;
 use crate::model::regs::{RAX, RCX, RDX};
+use crate::uapi;
 
 /// Why a register access is refused: the exception that the guest gets.
 type Refused = Exception;
@@ -36,8 +37,11 @@ impl<B: Backend> Loaded<'_, B> {
         let limits = *self.state.features.limits();
         let mut pdptrs = [0u64; 4];
         for (p, b) in pdptrs.iter_mut().zip(bytes.chunks_exact(8)) {
-            // QEMU's TCG sets an accessed bit here, which no CPU does.
-            *p = b.try_into().map(u64::from_le_bytes).ok()? & !(1 << 5);
+            *p = b.try_into().map(u64::from_le_bytes).ok()?;
+            if !B::PDPTRS_IN_CONTROL_BLOCK {
+                // QEMU's TCG sets an accessed bit here, which no CPU does.
+                *p &= !(1 << 5);
+            }
             if !cr::valid_pdpte(*p, &limits) {
                 return None;
             }
@@ -115,6 +119,16 @@ impl<B: Backend> Loaded<'_, B> {
             _ => return Err(Exception::undefined()),
         }
         Ok(())
+    }
+
+    /// After an exit that may have written CR8, which was `old`: user space's interrupt controller may have an interrupt that its priority
+    /// held back.
+    pub(crate) fn tell_of_lower_priority(&mut self, old: u64, flow: Flow) -> Flow {
+        if flow == Flow::User || self.state.controls.cr8 >= old {
+            return flow;
+        }
+        self.run.set_reason(uapi::KVM_EXIT_SET_TPR);
+        Flow::User
     }
 
     /// DR7.GD makes each access to a debug register a #DB.

@@ -166,12 +166,6 @@ impl UserRun {
         self.pages.set(EXIT + 4, error);
     }
 
-    /// KVM_EXIT_UNKNOWN: an exit of the hardware's that we know no meaning of.
-    pub(crate) fn unknown(&self, hardware_reason: u64) {
-        self.set_reason(uapi::KVM_EXIT_UNKNOWN);
-        self.pages.set(EXIT, hardware_reason);
-    }
-
     /// KVM_EXIT_FAIL_ENTRY.
     pub(crate) fn fail_entry(&self, hardware_reason: u64, cpu: u32) {
         self.set_reason(uapi::KVM_EXIT_FAIL_ENTRY);

@@ -63,7 +63,9 @@ impl HwMsr {
     pub const fn pass_through(self, amd: bool) -> Pass {
         match self {
             Self::FsBase | Self::GsBase | Self::KernelGsBase => Pass::ReadWrite,
-            Self::SysenterCs | Self::SysenterEsp | Self::SysenterEip => Pass::ReadWrite,
+            Self::SysenterCs => Pass::ReadWrite,
+            // AMD's have 32 bits. A guest that was told of an Intel has 64, for the SYSENTER that is emulated.
+            Self::SysenterEsp | Self::SysenterEip if !amd => Pass::ReadWrite,
             Self::Star | Self::Lstar | Self::Cstar | Self::Fmask if amd => Pass::ReadWrite,
             // VMX adds the offset to what RDMSR reads.
             Self::Tsc if !amd => Pass::Read,

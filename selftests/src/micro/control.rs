@@ -7,9 +7,11 @@ use crate::kvm::Exit;
 use crate::sys::{on_bochs_svm, on_tcg};
 use crate::{check, eq};
 use iced_x86::code_asm::*;
+use kvm_bindings::KVM_EXIT_SET_TPR;
 
 pub const TESTS: &[Test] = &[
     Test::new("micro/cr_reads_and_writes", cr_access),
+    Test::new("micro/cr8_lowered", cr8_lowered),
     Test::new("micro/cr_bad_writes", cr_bad_writes),
     Test::new("micro/lmsw_clts_smsw", lmsw_clts),
     Test::new("micro/debug_registers", debug_registers),
@@ -60,6 +62,25 @@ fn cr_access() {
     if !on_bochs_svm() {
         eq!(s.cr2, 0x1234_5678_9abc);
     }
+}
+
+/// A priority that goes down is told to user space, whose interrupt controller may have an interrupt that it held back.
+fn cr8_lowered() {
+    let g = Guest::new(Mode::Long);
+    g.load(|a| {
+        for priority in [9u64, 9, 2, 2, 5, 0] {
+            a.mov(rax, priority)?;
+            a.mov(cr8, rax)?;
+        }
+        a.hlt()
+    });
+    let told = Exit::Other(KVM_EXIT_SET_TPR);
+    for priority in [2, 0] {
+        eq!(g.cpu.run(), told, "{}", g.describe());
+        let s = g.cpu.sregs();
+        eq!((s.cr8, g.cpu.regs().rax), (priority, priority));
+    }
+    eq!(g.cpu.run(), Exit::Hlt, "{}", g.describe());
 }
 
 fn cr_bad_writes() {

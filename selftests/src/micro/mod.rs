@@ -29,6 +29,7 @@ mod privilege_gates;
 pub mod privilege_where;
 mod real;
 mod speculation;
+mod sysenter;
 mod tasks;
 mod threads;
 mod trace;
@@ -55,6 +56,7 @@ pub fn tests() -> Vec<Test> {
         forced::TESTS,
         emulate_fail::TESTS,
         cpu::TESTS,
+        sysenter::TESTS,
         speculation::TESTS,
         debug::TESTS,
         fpu::TESTS,
