@@ -59,13 +59,9 @@ impl Tsc {
         self.khz
     }
 
-    /// The rate at which it runs while the guest does.
+    /// The rate at which it runs while the guest does: the hardware's where that is near enough to what was asked for, or has to do.
     pub(crate) fn actual_khz(&self) -> u32 {
-        if self.catch_up.is_some() {
-            cpu::tsc_khz()
-        } else {
-            self.khz
-        }
+        self.scale.rate(cpu::tsc_khz())
     }
 
     /// Where a counter that catches up should stand at the host's time `now`.

@@ -166,6 +166,13 @@ impl TscScale {
             .checked_shr(self.places.into())
             .unwrap_or(0) as u64
     }
+
+    /// The rate of the guest's counter where the host's has this one, in kHz. Never 0.
+    pub fn rate(&self, host: u32) -> u32 {
+        u32::try_from(self.apply(host.into()))
+            .unwrap_or(u32::MAX)
+            .max(1)
+    }
 }
 
 /// Do two rates differ by more than a clock's inaccuracy, 250 parts per million?

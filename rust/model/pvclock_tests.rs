@@ -84,6 +84,14 @@ fn ratios() {
     assert_eq!(TscScale::new(5, 0, 48), None);
 }
 
+#[test]
+fn rates() {
+    assert_eq!(TscScale::default().rate(1_000_100), 1_000_100, "as it is");
+    let double = TscScale::new(2_000_000, 1_000_000, 48).unwrap();
+    assert_eq!((double.rate(1_000_000), double.rate(0)), (2_000_000, 1));
+    assert_eq!(double.rate(u32::MAX), u32::MAX);
+}
+
 proptest! {
     #[test]
     fn a_second_is_a_second(khz in 1u32..) {

@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     Test::new("api/clock_wall", wall),
     Test::new("api/clock_stopped", stopped),
     Test::new("api/tsc_rate", rate),
+    Test::new("api/tsc_rate_near", rate_near),
     Test::new("api/tsc_rate_vm", rate_vm),
     Test::new("api/tsc_offset", offset),
 ];
@@ -311,6 +312,25 @@ fn rate() {
             second.abs_diff(SECOND) < SECOND / 1000,
             "a second of ticks is {second}"
         );
+    }
+}
+
+/// A rate that is nearly the hardware's changes nothing: the guest's clock goes by the rate at which the counter really runs.
+fn rate_near() {
+    let g = clock_guest();
+    let c = &g.cpu;
+    let host = muted(|| crate::must!(c.fd.num(GET_TSC_KHZ, 0))) as u64;
+    let scale = || {
+        check!(muted(|| c.set_msr(SYSTEM_TIME, DATA | 1)), "MSR");
+        tick(&g);
+        let p = read(&g, DATA);
+        (p.mul, p.shift)
+    };
+    let hardware = scale();
+    for near in [host + host / 10_000, host - host / 10_000] {
+        eq!(muted(|| c.fd.num(SET_TSC_KHZ, near)), Ok(0));
+        eq!(scale(), hardware, "{near} kHz for {host}");
+        eq!(muted(|| c.fd.num(GET_TSC_KHZ, 0)), Ok(near as i32));
     }
 }
 
