@@ -151,12 +151,10 @@ fn create_vcpu<B: Backend>(vm: &Arc<Vm<B>>, arg: usize) -> Result<isize> {
     let id = u32::try_from(arg).map_err(|_| EINVAL)?;
     vm.add_vcpu(id, |shared, table| {
         let identity = table.identity.of_vcpu(vm)?;
-        let (vcpu, offset) = Vcpu::new(vm, id, shared, table.tsc_offset, identity)?;
-        let fd = file::new_fd(|_| {
+        let vcpu = Vcpu::new(vm, id, shared, identity)?;
+        file::new_fd(|_| {
             let vm = vm.clone();
             Ok(Arc::new(VcpuFile { vm, vcpu }, GFP_KERNEL_ACCOUNT)?)
-        })?;
-        table.tsc_offset = Some(offset);
-        Ok(fd)
+        })
     })
 }

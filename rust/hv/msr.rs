@@ -103,13 +103,12 @@ impl<B: Backend> Loaded<'_, B> {
             Ok(Effect::PredCmd(v)) if cpu::pred_cmd(v) => {}
             Ok(Effect::FlushL1d) if cpu::flush_l1d() => {}
             Ok(Effect::PredCmd(_) | Effect::FlushL1d) => return Err(BadMsr::Refused),
+            Ok(Effect::Tsc(value)) if who == Who::Host => self.synchronize_tsc(Some(value)),
             Ok(Effect::Tsc(value)) => {
                 let offset = self.state.tsc.offset_for(value);
                 let moved = offset.wrapping_sub(self.state.tsc.offset);
                 self.set_tsc_offset(offset);
-                if who == Who::Guest {
-                    msr::adjust_tsc(&mut *self.state.msrs, moved);
-                }
+                msr::adjust_tsc(&mut *self.state.msrs, moved);
             }
             Ok(Effect::TscOffset(by)) => {
                 self.set_tsc_offset(self.state.tsc.offset.wrapping_add(by))

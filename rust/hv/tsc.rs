@@ -8,7 +8,8 @@ use crate::hv::backend::Backend;
 use crate::hv::user;
 use crate::hv::vcpu::Loaded;
 use crate::hv::vm::Vm;
-use crate::model::pvclock::{rates_differ, ticks, TscScale};
+use crate::model::pvclock::{rates_differ, TscScale};
+use crate::model::tsc_sync::{Course, Moment};
 use crate::sys::cpu::{self, Now};
 use crate::uapi::{self, ioctl, kvm_device_attr};
 
@@ -23,9 +24,10 @@ pub(crate) struct Tsc {
     scale: TscScale,
     /// The rate that user space asked for.
     khz: u32,
-    /// A rate above the hardware's that it cannot make: the counter is pushed forward at each entry. From when on (host's time), and from
-    /// which value.
-    catch_up: Option<(u64, u64)>,
+    /// The rate is above the hardware's, which cannot make it: the counter is pushed forward at each entry.
+    catches_up: bool,
+    /// Where it stood when it was set, which it is pushed forward from.
+    course: Course,
 }
 
 impl Tsc {
@@ -35,7 +37,8 @@ impl Tsc {
             offset: 0,
             scale: TscScale::default(),
             khz: cpu::tsc_khz(),
-            catch_up: None,
+            catches_up: false,
+            course: Course::default(),
         }
     }
 
@@ -54,6 +57,27 @@ impl Tsc {
         value.wrapping_sub(self.scale.apply(cpu::rdtsc()))
     }
 
+    /// This moment, for who compares it with other vCPUs' counters.
+    fn moment(&self) -> Moment {
+        let now = Now::read();
+        Moment {
+            ns: now.host,
+            scaled: self.scale.apply(now.tsc),
+            khz: self.khz,
+            stable: true,
+        }
+    }
+
+    /// From now on it runs from where it is.
+    fn start_here(&mut self) {
+        let now = Now::read();
+        self.course = Course {
+            offset: self.offset,
+            ns: now.host,
+            value: self.guest(now.tsc),
+        };
+    }
+
     /// KVM_GET_TSC_KHZ.
     pub(crate) fn khz(&self) -> u32 {
         self.khz
@@ -62,12 +86,6 @@ impl Tsc {
     /// The rate at which it runs while the guest does: the hardware's where that is near enough to what was asked for, or has to do.
     pub(crate) fn actual_khz(&self) -> u32 {
         self.scale.rate(cpu::tsc_khz())
-    }
-
-    /// Where a counter that catches up should stand at the host's time `now`.
-    fn due(&self, now: u64) -> Option<u64> {
-        let (since, value) = self.catch_up?;
-        Some(value.wrapping_add(ticks(now.wrapping_sub(since), self.khz)))
     }
 }
 
@@ -101,12 +119,43 @@ pub(crate) fn default_khz<B: Backend>(vm: &Vm<B>) -> u32 {
 }
 
 impl<B: Backend> Loaded<'_, B> {
-    /// Guest TSC = scaled host TSC + offset.
+    /// Guest TSC = scaled host TSC + offset: for this vCPU alone.
     pub(crate) fn set_tsc_offset(&mut self, offset: u64) {
-        self.state.tsc.offset = offset;
-        self.restart_catching_up();
-        B::set_tsc_offset(&mut self.state.hw, offset);
+        let t = &mut self.state.tsc;
+        t.offset = offset;
+        if t.catches_up {
+            t.start_here();
+        }
+        self.write_tsc_offset();
+    }
+
+    fn write_tsc_offset(&mut self) {
+        B::set_tsc_offset(&mut self.state.hw, self.state.tsc.offset);
         self.state.clock.set_stale();
+    }
+
+    fn follow_course(&mut self, course: Course) {
+        let t = &mut self.state.tsc;
+        (t.offset, t.course) = (course.offset, course);
+        self.write_tsc_offset();
+    }
+
+    /// User space sets the counter, or the vCPU is new: it may have to be in step with the others.
+    pub(crate) fn synchronize_tsc(&mut self, value: Option<u64>) {
+        let course = {
+            let mut sync = self.vm.tsc_sync.lock();
+            sync.write(value, &self.state.tsc.moment())
+        };
+        self.follow_course(course);
+    }
+
+    /// User space sets the counter's offset.
+    fn synchronize_tsc_offset(&mut self, offset: u64) {
+        let course = {
+            let mut sync = self.vm.tsc_sync.lock();
+            sync.set_offset(offset, &self.state.tsc.moment())
+        };
+        self.follow_course(course);
     }
 
     /// KVM_SET_TSC_KHZ. EINVAL for a rate that the hardware cannot make.
@@ -119,45 +168,34 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn set_tsc_rate(&mut self, khz: u32) -> Result {
         let host = cpu::tsc_khz();
         let mut scale = TscScale::default();
-        let mut catch_up = None;
+        let mut catches_up = false;
         if rates_differ(khz, host) {
             match B::tsc_scale_places() {
                 Some(places) => scale = TscScale::new(khz, host, places).ok_or(EINVAL)?,
-                None if khz > host => catch_up = Some((0, 0)),
+                None if khz > host => catches_up = true,
                 None => return Err(EINVAL),
             }
         }
         let t = &mut self.state.tsc;
-        (t.khz, t.scale, t.catch_up) = (khz, scale, catch_up);
-        self.restart_catching_up();
+        (t.khz, t.scale, t.catches_up) = (khz, scale, catches_up);
+        t.start_here();
         B::set_tsc_ratio(&mut self.state.hw, scale.ratio);
         self.state.clock.set_stale();
         Ok(())
     }
 
-    fn restart_catching_up(&mut self) {
-        let t = &mut self.state.tsc;
-        if t.catch_up.is_some() {
-            let now = Now::read();
-            t.catch_up = Some((now.host, t.guest(now.tsc)));
-        }
-    }
-
     /// Pushes a counter forward that has to run faster than the hardware's. Before each entry.
     pub(crate) fn catch_up_tsc(&mut self) {
-        if self.state.tsc.catch_up.is_none() {
+        if !self.state.tsc.catches_up {
             return;
         }
         let now = Now::read();
         let t = &mut self.state.tsc;
-        let behind = t
-            .due(now.host)
-            .map_or(0, |d| d.wrapping_sub(t.guest(now.tsc)));
+        let due = t.course.value_at(now.host, t.khz);
+        let behind = due.wrapping_sub(t.guest(now.tsc));
         if behind as i64 > 0 {
             t.offset = t.offset.wrapping_add(behind);
-            let offset = t.offset;
-            B::set_tsc_offset(&mut self.state.hw, offset);
-            self.state.clock.set_stale();
+            self.write_tsc_offset();
         }
     }
 
@@ -172,7 +210,7 @@ impl<B: Backend> Loaded<'_, B> {
             ioctl::GET_DEVICE_ATTR => user::put(attr.addr as usize, &self.state.tsc.offset)?,
             ioctl::SET_DEVICE_ATTR => {
                 let offset = user::get(attr.addr as usize)?;
-                self.set_tsc_offset(offset);
+                self.synchronize_tsc_offset(offset);
             }
             _ => {}
         }

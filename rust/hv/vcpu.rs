@@ -172,7 +172,7 @@ impl<B: Backend> VcpuState<B> {
 }
 
 impl<B: Backend> Vcpu<B> {
-    /// A vCPU in its state after reset, with this offset of its time-stamp counter, or one that starts it at zero; tells which it is.
+    /// A vCPU in its state after reset.
     /// `identity` is where the page tables of guests without paging are, if the hardware needs them.
     /// (Not inlined: its stack frame is large.)
     #[inline(never)]
@@ -180,9 +180,8 @@ impl<B: Backend> Vcpu<B> {
         vm: &Vm<B>,
         id: u32,
         shared: Arc<VcpuShared>,
-        tsc_offset: Option<u64>,
         identity: Option<u64>,
-    ) -> Result<(Arc<Self>, u64)> {
+    ) -> Result<Arc<Self>> {
         let (hw, resident) = B::new_vcpu()?;
         let run = Arc::new(
             UserRun {
@@ -201,7 +200,7 @@ impl<B: Backend> Vcpu<B> {
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
-        let offset = vcpu.with_loaded(vm, |cx| {
+        vcpu.with_loaded(vm, |cx| {
             let off = vm.policy.disabled_exits();
             B::init(&mut cx.state.hw, cx.resident, vm.mmu.root(), off)?;
             if let Some(gpa) = identity {
@@ -211,11 +210,10 @@ impl<B: Backend> Vcpu<B> {
             cx.reset();
             // A rate that cannot be made is not followed, as in KVM.
             let _refused = cx.set_tsc_rate(tsc::default_khz(vm));
-            let offset = tsc_offset.unwrap_or_else(|| cx.state.tsc.offset_for(0));
-            cx.set_tsc_offset(offset);
-            Ok(offset)
+            cx.synchronize_tsc(None);
+            Ok(())
         })?;
-        Ok((vcpu, offset))
+        Ok(vcpu)
     }
 
     /// Runs `body` with the vCPU locked and loaded. EINTR when the task is killed while another holds it.

@@ -20,6 +20,7 @@ use crate::mmu::step::Step;
 use crate::mmu::vm_ledger;
 use crate::mmu::vm_mmu::Mmu;
 use crate::model::kick::{self, Presence};
+use crate::model::tsc_sync::TscSync;
 use crate::sys::cpu::{self, Flag, Word};
 use crate::sys::page::Pages;
 use crate::sys::stats::Shown;
@@ -124,11 +125,9 @@ impl Kicks {
     }
 }
 
-/// The ids that are taken, and what VMs tell about TSCs.
+/// The ids that are taken, and what is settled before there are vCPUs.
 pub(crate) struct VcpuTable {
     ids: KVec<u32>,
-    /// The TSC offset of the first vCPU: later ones start in step with it.
-    pub(crate) tsc_offset: Option<u64>,
     pub(crate) identity: IdentityMap,
 }
 
@@ -142,6 +141,9 @@ pub(crate) struct Vm<B: Backend> {
     pub(crate) ring: Pages<0>,
     pub(crate) policy: Policy,
     pub(crate) clock: VmClock,
+    /// Keeps the vCPUs' time-stamp counters in step. Taken last, with a vCPU's mutex held.
+    #[pin]
+    pub(crate) tsc_sync: Mutex<TscSync>,
     #[pin]
     pub(crate) msr_filter: MsrFilter,
     #[pin]
@@ -173,9 +175,10 @@ impl<B: Backend> Vm<B> {
                 ring: Pages::new()?,
                 policy: Policy::new(),
                 clock: VmClock::new(),
+                tsc_sync <- new_mutex!(TscSync::default(), "lodge_tsc"),
                 msr_filter <- MsrFilter::new(),
                 ioevents <- IoEvents::new()?,
-                table <- new_mutex!(VcpuTable { ids: KVec::new(), tsc_offset: None, identity: IdentityMap::new() }, "lodge_vcpus"),
+                table <- new_mutex!(VcpuTable { ids: KVec::new(), identity: IdentityMap::new() }, "lodge_vcpus"),
             }),
             GFP_KERNEL_ACCOUNT,
         )

@@ -30,3 +30,4 @@ pub mod regs;
 pub mod residency;
 pub mod speculation;
 pub mod sregs;
+pub mod tsc_sync;

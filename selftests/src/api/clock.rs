@@ -19,6 +19,8 @@ pub const TESTS: &[Test] = &[
     Test::new("api/tsc_rate_near", rate_near),
     Test::new("api/tsc_rate_vm", rate_vm),
     Test::new("api/tsc_offset", offset),
+    Test::new("api/tsc_in_step", in_step),
+    Test::new("api/tsc_in_step_offset", in_step_offset),
 ];
 
 const SECOND: u64 = 1_000_000_000;
@@ -395,4 +397,100 @@ fn offset() {
         eq!(c.fd.give(nr, &bad), Err(EFAULT), "{}", ioctl_name(nr));
         eq!(c.fd.num(nr, bad_addr()), Err(EFAULT), "{}", ioctl_name(nr));
     }
+}
+
+fn own_offset(cell: &crate::sys::Map) -> kvm_device_attr {
+    let mut a: kvm_device_attr = filled(0);
+    a.addr = cell.addr();
+    a
+}
+
+/// KVM_VCPU_TSC_OFFSET.
+fn tsc_offset(c: &Vcpu) -> u64 {
+    let cell = crate::sys::Map::anon(4096);
+    muted(|| eq!(c.fd.give(GET_DEVICE_ATTR, &own_offset(&cell)), Ok(0)));
+    cell.rd(0)
+}
+
+fn set_tsc_offset(c: &Vcpu, offset: u64) {
+    let cell = crate::sys::Map::anon(4096);
+    cell.wr(0, offset);
+    muted(|| eq!(c.fd.give(SET_DEVICE_ATTR, &own_offset(&cell)), Ok(0)));
+}
+
+fn set_tsc(c: &Vcpu, value: u64) {
+    check!(muted(|| c.set_msr(0x10, value)), "TSC");
+}
+
+/// Time in which the writes of a VMM's that sets one vCPU after the other could go apart.
+fn a_while() {
+    std::thread::sleep(std::time::Duration::from_millis(100));
+}
+
+fn vm_of_two() -> (Vm, Vcpu, Vcpu, u64) {
+    let k = Kvm::open();
+    need(&k, KVM_CAP_VCPU_ATTRIBUTES);
+    let vm = k.vm();
+    let a = vm.vcpu(0);
+    a_while();
+    let b = vm.vcpu(1);
+    let second = muted(|| crate::must!(a.fd.num(GET_TSC_KHZ, 0))) as u64 * 1000;
+    (vm, a, b, second)
+}
+
+/// Writes of the counter that are meant to be the same are.
+fn in_step() {
+    let (vm, a, b, second) = vm_of_two();
+    let same = |a: &Vcpu, b: &Vcpu, why: &str| {
+        let (a, b) = (tsc_offset(a), tsc_offset(b));
+        check!(a == b, "{why}: {a:x} and {b:x}");
+    };
+    same(&a, &b, "new");
+    set_tsc(&a, 0);
+    a_while();
+    set_tsc(&b, 0);
+    same(&a, &b, "zero");
+    // Between other values than 0, a second is the same.
+    let value = 1 << 50;
+    set_tsc(&a, value);
+    check!(tsc_offset(&a) != tsc_offset(&b), "far from zero");
+    a_while();
+    set_tsc(&b, value);
+    same(&a, &b, "the same value");
+    set_tsc(&b, value + second / 2);
+    same(&a, &b, "half a second away");
+    set_tsc(&b, value + 20 * second);
+    let apart = tsc_offset(&b).wrapping_sub(tsc_offset(&a));
+    check!(
+        apart > 15 * second && apart < 25 * second,
+        "20 seconds away: {apart:x} of {second:x}"
+    );
+    a_while();
+    // The last one counts, for new vCPUs too.
+    set_tsc(&a, value + 20 * second);
+    same(&a, &b, "the same value again");
+    same(&vm.vcpu(2), &b, "a new vCPU");
+    // A vCPU of another rate stands alone.
+    let half = muted(|| a.fd.num(SET_TSC_KHZ, second / 500));
+    if half == Ok(0) {
+        set_tsc(&a, 0);
+        check!(tsc_offset(&a) != tsc_offset(&b), "another rate");
+    }
+}
+
+/// So is an offset that is set what others are in step with.
+fn in_step_offset() {
+    let (vm, a, b, _) = vm_of_two();
+    let offset = tsc_offset(&a).wrapping_add(1 << 48);
+    set_tsc_offset(&a, offset);
+    eq!(muted(|| tsc_offset(&a) == offset), true);
+    check!(tsc_offset(&b) != offset, "the other one is left alone");
+    check!(tsc_offset(&vm.vcpu(2)) == offset, "a new vCPU");
+    set_tsc(&b, 0);
+    check!(tsc_offset(&b) == offset, "zero");
+    a_while();
+    let now = muted(|| a.msr(0x10)).unwrap_or(0);
+    set_tsc_offset(&b, offset ^ 1 << 47);
+    set_tsc(&b, now);
+    check!(tsc_offset(&b) != offset, "the last one was elsewhere");
 }
