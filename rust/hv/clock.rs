@@ -110,12 +110,13 @@ impl<B: Backend> Loaded<'_, B> {
     /// Writes the vCPU's page if it is out of date. Before each entry; sleeps.
     pub(crate) fn refresh_clock(&mut self) {
         let changes = self.vm.clock.changes.get();
-        let c = &mut self.state.clock;
-        if !c.stale && c.seen == changes {
+        if !self.state.clock.stale && self.state.clock.seen == changes {
             return;
         }
+        self.catch_up_tsc();
+        let c = &mut self.state.clock;
         let stopped = core::mem::take(&mut c.stopped);
-        c.stale = false;
+        c.stale = self.state.tsc.catches_up();
         c.seen = changes;
         if let Some(gpa) = msr::time_page(&*self.state.msrs) {
             self.write_time(Gpa(gpa), stopped);

@@ -26,6 +26,9 @@ impl<B: Backend> Loaded<'_, B> {
         if cpu::guest_work_pending() {
             return self.work();
         }
+        if self.host_tsc.changed() {
+            self.follow_host_tsc();
+        }
         B::wake(&mut self.state.hw);
         match self.event_to_emulate() {
             Some(event) => self.deliver(event),

@@ -19,6 +19,7 @@ pub(crate) mod fault;
 mod fetch;
 pub(crate) mod guest_mem;
 pub(crate) mod host;
+pub(crate) mod host_tsc;
 mod identity;
 pub(crate) mod io;
 pub(crate) mod ioctl_vcpu;

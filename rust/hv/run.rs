@@ -68,7 +68,6 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
         cx.run.set_reason(uapi::KVM_EXIT_SHUTDOWN);
         return Ok(Flow::User);
     }
-    cx.catch_up_tsc();
     cx.refresh_clock();
     if B::emulates(&mut cx.state.hw, &cx.state.switch) {
         return cx.run_emulated();
@@ -79,17 +78,18 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
         cx.shared.stats.count(Stat::TlbFlush);
         B::flush_tlb(&mut cx.state.hw);
         if cx.vm.kicks.dead() {
-            cx.shared.presence.leave();
-            drop(irq);
-            B::cancel_injection(&mut cx.state.hw);
+            cx.turn_back(irq);
             return Err(EIO);
         }
     }
+    if cx.host_tsc.changed() {
+        cx.turn_back(irq);
+        cx.follow_host_tsc();
+        return Ok(Flow::Resume);
+    }
     cx.refresh_msr_exits();
     if irq.prepare_guest() {
-        cx.shared.presence.leave();
-        drop(irq);
-        B::cancel_injection(&mut cx.state.hw);
+        cx.turn_back(irq);
         return cx.work();
     }
     if exit_at_once {
@@ -125,6 +125,13 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
 }
 
 impl<B: Backend> Loaded<'_, B> {
+    /// The guest is not entered after all.
+    fn turn_back(&mut self, irq: IrqOff) {
+        self.shared.presence.leave();
+        drop(irq);
+        B::cancel_injection(&mut self.state.hw);
+    }
+
     /// Counts one.
     pub(crate) fn count(&self, stat: Stat) {
         self.shared.stats.count(stat);

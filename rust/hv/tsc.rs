@@ -9,7 +9,7 @@ use crate::hv::user;
 use crate::hv::vcpu::Loaded;
 use crate::hv::vm::Vm;
 use crate::model::pvclock::{rates_differ, TscScale};
-use crate::model::tsc_sync::{Course, Moment};
+use crate::model::tsc_sync::{Course, Loss, Moment, TscSync};
 use crate::sys::cpu::{self, Now};
 use crate::uapi::{self, ioctl, kvm_device_attr};
 
@@ -28,6 +28,8 @@ pub(crate) struct Tsc {
     catches_up: bool,
     /// Where it stood when it was set, which it is pushed forward from.
     course: Course,
+    /// The suspends that the offset makes up for.
+    loss: Loss,
 }
 
 impl Tsc {
@@ -39,6 +41,7 @@ impl Tsc {
             khz: cpu::tsc_khz(),
             catches_up: false,
             course: Course::default(),
+            loss: Loss::after(cpu::tsc_lost()),
         }
     }
 
@@ -76,6 +79,11 @@ impl Tsc {
             ns: now.host,
             value: self.guest(now.tsc),
         };
+    }
+
+    /// It is pushed forward at each entry.
+    pub(crate) fn catches_up(&self) -> bool {
+        self.catches_up
     }
 
     /// KVM_GET_TSC_KHZ.
@@ -140,22 +148,35 @@ impl<B: Backend> Loaded<'_, B> {
         self.write_tsc_offset();
     }
 
-    /// User space sets the counter, or the vCPU is new: it may have to be in step with the others.
-    pub(crate) fn synchronize_tsc(&mut self, value: Option<u64>) {
+    fn with_sync(&mut self, set: impl FnOnce(&mut TscSync, &Moment) -> Course) {
         let course = {
             let mut sync = self.vm.tsc_sync.lock();
-            sync.write(value, &self.state.tsc.moment())
+            let t = &self.state.tsc;
+            sync.make_up(cpu::tsc_lost(), |lost| t.scale.apply(lost));
+            set(&mut sync, &t.moment())
         };
         self.follow_course(course);
     }
 
+    /// User space sets the counter, or the vCPU is new: it may have to be in step with the others.
+    pub(crate) fn synchronize_tsc(&mut self, value: Option<u64>) {
+        self.with_sync(|sync, now| sync.write(value, now));
+    }
+
     /// User space sets the counter's offset.
     fn synchronize_tsc_offset(&mut self, offset: u64) {
-        let course = {
-            let mut sync = self.vm.tsc_sync.lock();
-            sync.set_offset(offset, &self.state.tsc.moment())
-        };
-        self.follow_course(course);
+        self.with_sync(|sync, now| sync.set_offset(offset, now));
+    }
+
+    /// Makes up for what happened to the host's counter: the guest's goes on from where it was. Its clock has to be told anew in any case, as
+    /// it may have gone on without the counter.
+    #[cold]
+    pub(crate) fn follow_host_tsc(&mut self) {
+        self.host_tsc.take();
+        let t = &mut self.state.tsc;
+        let lost = t.loss.take(cpu::tsc_lost());
+        t.offset = t.offset.wrapping_add(t.scale.apply(lost));
+        self.write_tsc_offset();
     }
 
     /// KVM_SET_TSC_KHZ. EINVAL for a rate that the hardware cannot make.
@@ -184,7 +205,7 @@ impl<B: Backend> Loaded<'_, B> {
         Ok(())
     }
 
-    /// Pushes a counter forward that has to run faster than the hardware's. Before each entry.
+    /// Pushes a counter forward that has to run faster than the hardware's. Before each entry: its clock stays stale for that.
     pub(crate) fn catch_up_tsc(&mut self) {
         if !self.state.tsc.catches_up {
             return;

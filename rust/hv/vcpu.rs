@@ -10,6 +10,7 @@ use crate::hv::data_walk::Walks;
 use crate::hv::debug::GuestDebug;
 use crate::hv::fetch::Fetches;
 use crate::hv::host;
+use crate::hv::host_tsc::HostTsc;
 use crate::hv::io::Pending;
 use crate::hv::stats::Stat;
 use crate::hv::tsc::{self, Tsc};
@@ -99,14 +100,18 @@ pub(crate) struct Vcpu<B: Backend> {
 }
 
 /// What the scheduler's callbacks see.
-struct Residency<B: Backend>(B::Resident);
+struct Residency<B: Backend> {
+    hw: B::Resident,
+    host_tsc: HostTsc,
+}
 
 impl<B: Backend> Hooks for Residency<B> {
     fn sched_in(&self, preempt: &PreemptOff) {
-        B::sched_in(&self.0, preempt);
+        self.host_tsc.arrive();
+        B::sched_in(&self.hw, preempt);
     }
     fn sched_out(&self, preempt: &PreemptOff) {
-        B::sched_out(&self.0, preempt);
+        B::sched_out(&self.hw, preempt);
     }
 }
 
@@ -115,6 +120,7 @@ pub(crate) struct Loaded<'a, B: Backend> {
     pub(crate) vm: &'a Vm<B>,
     pub(crate) shared: &'a VcpuShared,
     pub(crate) resident: &'a B::Resident,
+    pub(crate) host_tsc: &'a HostTsc,
     pub(crate) run: &'a UserRun,
     pub(crate) state: &'a mut VcpuState<B>,
 }
@@ -194,7 +200,7 @@ impl<B: Backend> Vcpu<B> {
             pin_init!(Self {
                 shared,
                 run,
-                residency: Residency(resident),
+                residency: Residency { hw: resident, host_tsc: HostTsc::new() },
                 notifier <- Notifier::new(),
                 state <- KillableMutex::new(state, c"lodge_vcpu", kernel::static_lock_class!()),
             }),
@@ -226,11 +232,17 @@ impl<B: Backend> Vcpu<B> {
         let mut cx = Loaded {
             vm,
             shared: &self.shared,
-            resident: &self.residency.0,
+            resident: &self.residency.hw,
+            host_tsc: &self.residency.host_tsc,
             run: &self.run,
             state: &mut state,
         };
-        self.notifier.run(&self.residency, &mut cx, body)
+        self.notifier.run(&self.residency, &mut cx, |cx| {
+            if cx.host_tsc.changed() {
+                cx.follow_host_tsc();
+            }
+            body(cx)
+        })
     }
 }
 

@@ -44,6 +44,24 @@ pub struct TscSync {
     value: u64,
     /// User space has set one, so its values mean something.
     user_set: bool,
+    /// The host's counter as the course goes by it.
+    loss: Loss,
+}
+
+/// How much of what the host's counter lost in suspends was made up for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loss(u64);
+
+impl Loss {
+    /// Nothing has to be made up for of this total.
+    pub const fn after(total: u64) -> Self {
+        Self(total)
+    }
+
+    /// What is still to be made up for of this total; then nothing.
+    pub fn take(&mut self, total: u64) -> u64 {
+        total.wrapping_sub(core::mem::replace(&mut self.0, total))
+    }
 }
 
 impl TscSync {
@@ -85,6 +103,16 @@ impl TscSync {
         set
     }
 
+    /// The host's counter has lost so much in all; `scaled` is what a part of it means to the counter that is set next.
+    pub fn make_up(&mut self, total: u64, scaled: impl FnOnce(u64) -> u64) {
+        let lost = self.loss.take(total);
+        if lost != 0 {
+            // Those in step make up for it too. How far they should have come since is no longer known.
+            self.course.offset = self.course.offset.wrapping_add(scaled(lost));
+            self.user_set = false;
+        }
+    }
+
     fn note(&mut self, by_user: bool, course: Course, value: u64, at: &Moment) {
         *self = Self {
             course,
@@ -92,6 +120,7 @@ impl TscSync {
             ns: at.ns,
             value,
             user_set: self.user_set || by_user,
+            loss: self.loss,
         };
     }
 

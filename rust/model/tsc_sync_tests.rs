@@ -137,6 +137,33 @@ fn where_counters_differ_the_value_is_in_step() {
     assert_eq!(set.offset.wrapping_add(77), 300 * MS, "since the first");
 }
 
+#[test]
+fn a_suspend_that_resets_the_counter() {
+    let mut s = TscSync::default();
+    s.make_up(50, |l| l);
+    let set = s.write(Some(5_000 * MS), &at(0));
+    s.make_up(50, |_| panic!("nothing new"));
+    assert_eq!(s.write(Some(5_000 * MS), &at(0)), set);
+    s.make_up(57, |lost| lost * 10);
+    let moved = Course {
+        offset: set.offset + 70,
+        ..set
+    };
+    assert_eq!(s.write(None, &at(10)), moved, "as all others will have it");
+    let mut loss = Loss::after(3);
+    assert_eq!((loss.take(10), loss.take(10), loss.take(11)), (7, 0, 1));
+}
+
+#[test]
+fn values_from_before_a_suspend_join_nothing() {
+    let mut s = TscSync::default();
+    let set = s.write(Some(5_000 * MS), &at(0));
+    s.make_up(7, |l| l);
+    let new = s.write(Some(5_000 * MS), &at(5));
+    assert_eq!(new.offset, (5_000 * MS).wrapping_sub(at(5).scaled));
+    assert_ne!(new, set);
+}
+
 proptest! {
     #[test]
     fn a_value_that_joins_nothing_is_read_at_once(value: u64, ns: u64, scaled: u64, khz: u32, stable: bool) {

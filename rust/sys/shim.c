@@ -157,15 +157,29 @@ static int virt_cpu_offline(unsigned int cpu)
 	return 0;
 }
 
+/* What suspends did to the time-stamp counter, which some machines reset: how often, and how much it fell back in all. */
+static u64 tsc_at_suspend, tsc_resumes, tsc_lost;
+
+/* Any context. What changed before the count did is seen with it: tasks were frozen. */
+u64 lodge_tsc_resumes(void) { return READ_ONCE(tsc_resumes); }
+u64 lodge_tsc_lost(void) { return READ_ONCE(tsc_lost); }
+
 /* syscore: one CPU left, interrupts off. */
 static int virt_suspend(void *unused)
 {
 	virt_cpu_off(NULL);
+	tsc_at_suspend = rdtsc_ordered();
 	return 0;
 }
 
 static void virt_resume(void *unused)
 {
+	u64 now = rdtsc_ordered();
+
+	/* Where the CPUs' counters differ, they are not compared. */
+	if (now < tsc_at_suspend && !check_tsc_unstable())
+		WRITE_ONCE(tsc_lost, tsc_lost + (tsc_at_suspend - now));
+	WRITE_ONCE(tsc_resumes, tsc_resumes + 1);
 	if (virt_cpu_on())
 		pr_err("kvm: virtualization could not be enabled again after suspend\n");
 }

@@ -28,7 +28,7 @@ const WALL_CLOCK: u32 = 0x4b56_4d00;
 const SYSTEM_TIME: u32 = 0x4b56_4d01;
 
 /// Measurements are not recorded: they differ from run to run.
-fn clock(vm: &Vm) -> kvm_clock_data {
+pub fn clock(vm: &Vm) -> kvm_clock_data {
     muted(|| crate::must!(vm.fd.take(GET_CLOCK)))
 }
 
@@ -90,7 +90,7 @@ fn get_set() {
 }
 
 /// What the guest reads in its page, in the order of the page.
-struct Page {
+pub struct Page {
     version: u32,
     tsc: u64,
     time: u64,
@@ -99,7 +99,7 @@ struct Page {
     flags: u8,
 }
 
-fn read(g: &Guest, at: u64) -> Page {
+pub fn read(g: &Guest, at: u64) -> Page {
     let at = at as usize;
     Page {
         version: g.mem.rd(at),
@@ -113,7 +113,7 @@ fn read(g: &Guest, at: u64) -> Page {
 
 impl Page {
     /// The time when the counter reads `tsc`.
-    fn at(&self, tsc: u64) -> u64 {
+    pub fn at(&self, tsc: u64) -> u64 {
         let d = tsc.wrapping_sub(self.tsc);
         let d = if self.shift < 0 {
             d >> -self.shift

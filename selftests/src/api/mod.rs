@@ -2,7 +2,7 @@
 //! Every ioctl with good and bad input: exact errnos, and nothing changed by a refused call.
 
 mod alloc_fail;
-mod clock;
+pub mod clock;
 mod cpuid;
 mod dirty_log;
 mod events;

@@ -2,7 +2,8 @@
 //! The life of the machine under running VMs: suspend and resume as tests, the ends of a kernel as commands.
 
 use super::threads::{counter, progress, with_running};
-use crate::guest::{Guest, Mode, CODE};
+use crate::api::clock;
+use crate::guest::{Guest, Mode, CODE, DATA};
 use crate::harness::{self, Test};
 use crate::kvm::Exit;
 use crate::sys::{self, Arg, OwnedFd};
@@ -19,15 +20,30 @@ pub const TESTS: &[Test] = &[
         .no_ab(),
 ];
 
+const SYSTEM_TIME: u32 = 0x4b56_4d01;
 const SNAPSHOT_FREEZE: u64 = 0x3301;
 const SNAPSHOT_UNFREEZE: u64 = 0x3302;
 const SNAPSHOT_FREE: u64 = 0x3305;
 const SNAPSHOT_CREATE_IMAGE: u64 = 0x4004_3311;
 
 /// Two guests count, one in this process and one in another; `sleep` takes the machine down and up again. Then both go on, and a
-/// new VM works too.
+/// new VM works too. The time-stamp counter and the clock of one that does not run meanwhile do not go back.
 fn across(sleep: impl FnOnce()) {
     let other = counter();
+    let still = Guest::new(Mode::Long);
+    still
+        .mem
+        .write(CODE as usize, &[0x0f, 0x31, 0xf4, 0xeb, 0xfb]);
+    check!(still.cpu.set_msr(SYSTEM_TIME, DATA | 1), "MSR");
+    let times = || {
+        eq!(still.cpu.run(), Exit::Hlt);
+        let r = still.cpu.regs();
+        let tsc = r.rdx << 32 | r.rax;
+        (tsc, clock::read(&still, DATA).at(tsc))
+    };
+    let host = || clock::clock(&still.vm);
+    let (tsc, time) = times();
+    let before = host().host_tsc;
     let pid = sys::fork(|| {
         let g = counter();
         loop {
@@ -43,6 +59,22 @@ fn across(sleep: impl FnOnce()) {
         sleep();
         progress(&other);
     });
+    let read = still.cpu.msr(0x10).unwrap_or(0);
+    check!(read > tsc, "user space reads {read} after {tsc}");
+    let (after, new_time) = times();
+    let now = host();
+    check!(after > read, "the guest reads {after} after {read}");
+    check!(
+        new_time > time && now.clock.abs_diff(new_time) < 1_000_000_000,
+        "its clock has {new_time} after {time}, and the VM's {}",
+        now.clock
+    );
+    if now.host_tsc < before {
+        println!(
+            "# the host's counter went back by {}",
+            before - now.host_tsc
+        );
+    }
     eq!(sys::wait(pid, false), sys::Ended::Not);
     eq!(sys::kill(pid, libc::SIGKILL), Ok(0));
     eq!(sys::wait(pid, true), sys::Ended::Signal(libc::SIGKILL));
