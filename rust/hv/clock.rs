@@ -9,6 +9,7 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 
 use crate::hv::backend::Backend;
+use crate::hv::host_tsc;
 use crate::hv::user;
 use crate::hv::vcpu::Loaded;
 use crate::hv::vm::Vm;
@@ -68,13 +69,15 @@ impl VcpuClock {
 /// KVM_GET_CLOCK.
 pub(crate) fn get<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<isize> {
     let now = Now::read();
-    let data = kvm_clock_data {
+    let mut data = kvm_clock_data {
         clock: vm.clock.at(&now),
-        flags: uapi::KVM_CLOCK_REALTIME | uapi::KVM_CLOCK_HOST_TSC,
-        realtime: now.real,
-        host_tsc: now.tsc,
         ..kvm_clock_data::default()
     };
+    // Where the CPUs' counters differ, one of them tells nothing; KVM leaves out both then.
+    if host_tsc::is_stable() {
+        data.flags = uapi::KVM_CLOCK_REALTIME | uapi::KVM_CLOCK_HOST_TSC;
+        (data.realtime, data.host_tsc) = (now.real, now.tsc);
+    }
     user::put(arg, &data)?;
     Ok(0)
 }

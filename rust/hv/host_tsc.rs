@@ -1,17 +1,41 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Whether something happened to the host's time-stamp counter that a vCPU's has to make up for: a suspend.
+//! Whether something happened to the host's time-stamp counter that a vCPU's has to make up for: a suspend, or another CPU where
+//! the CPUs' counters differ.
 //!
-//! The scheduler's callback looks, so that neither an entry nor an exit has to; what it found is dealt with before the next entry, and before
+//! The scheduler's callbacks look, so that neither an entry nor an exit has to; what they found is dealt with before the next entry, and before
 //! an ioctl does anything.
 
-use crate::sys::cpu::{self, Flag, Word};
+use crate::sys::cpu::{self, Flag, PreemptOff, Word};
+
+/// In [`cpu::tsc_news`]: the CPUs' counters differ. (Once they do, they do for good.)
+const UNSTABLE: u64 = 1 << 63;
+
+/// Are the counters of the host's CPUs one?
+pub(crate) fn is_stable() -> bool {
+    cpu::tsc_news() & UNSTABLE == 0
+}
 
 /// What a vCPU knows of the host's counter. Used by the thread that has the vCPU loaded, and its scheduler callbacks.
 pub(crate) struct HostTsc {
     /// The suspends that it knows of.
     resumes: Word,
-    /// The counter is not what it was.
+    /// The vCPU's offset is not good here.
     changed: Flag,
+    /// The CPUs' counters differ.
+    unstable: Flag,
+    /// Then, the counter of the last CPU for which the offset was good, when it was left; 0: none.
+    left: Word,
+}
+
+/// Where a vCPU comes from whose counter cannot go by the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    /// It can.
+    Here,
+    /// From a CPU (it may be this one) whose counter was that.
+    Elsewhere(u64),
+    /// None is known.
+    Nowhere,
 }
 
 impl HostTsc {
@@ -19,15 +43,27 @@ impl HostTsc {
         Self {
             resumes: Word::new(),
             changed: Flag::new(false),
+            unstable: Flag::new(false),
+            left: Word::new(),
         }
     }
 
     /// The vCPU's thread got a CPU.
+    #[inline]
     pub(crate) fn arrive(&self) {
-        let resumes = cpu::tsc_resumes();
-        if resumes != self.resumes.get() {
-            self.resumes.set(resumes);
+        let news = cpu::tsc_news();
+        if news != self.resumes.get() {
+            self.resumes.set(news & !UNSTABLE);
+            self.unstable.set(news & UNSTABLE != 0);
             self.changed.set(true);
+        }
+    }
+
+    /// The vCPU's thread loses its CPU.
+    #[inline]
+    pub(crate) fn leave(&self) {
+        if self.unstable.get() && !self.changed.get() {
+            self.left.set(cpu::rdtsc());
         }
     }
 
@@ -37,8 +73,13 @@ impl HostTsc {
         self.changed.get()
     }
 
-    /// Tells no more of it.
-    pub(crate) fn take(&self) {
+    /// The caller makes the offset good for this CPU, which it keeps meanwhile.
+    pub(crate) fn take(&self, _preempt: &PreemptOff) -> From {
         self.changed.set(false);
+        match (self.unstable.get(), self.left.get()) {
+            (false, _) => From::Here,
+            (true, 0) => From::Nowhere,
+            (true, left) => From::Elsewhere(left),
+        }
     }
 }

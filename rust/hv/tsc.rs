@@ -5,12 +5,13 @@ use kernel::prelude::*;
 use kernel::sync::atomic::Relaxed;
 
 use crate::hv::backend::Backend;
+use crate::hv::host_tsc::{self, From};
 use crate::hv::user;
 use crate::hv::vcpu::Loaded;
 use crate::hv::vm::Vm;
 use crate::model::pvclock::{rates_differ, TscScale};
-use crate::model::tsc_sync::{Course, Loss, Moment, TscSync};
-use crate::sys::cpu::{self, Now};
+use crate::model::tsc_sync::{later, Course, Loss, Moment, TscSync};
+use crate::sys::cpu::{self, Now, PreemptOff};
 use crate::uapi::{self, ioctl, kvm_device_attr};
 
 /// The highest rate that can be asked for, in kHz, where the hardware scales.
@@ -67,7 +68,7 @@ impl Tsc {
             ns: now.host,
             scaled: self.scale.apply(now.tsc),
             khz: self.khz,
-            stable: true,
+            stable: host_tsc::is_stable(),
         }
     }
 
@@ -79,6 +80,22 @@ impl Tsc {
             ns: now.host,
             value: self.guest(now.tsc),
         };
+    }
+
+    /// On a CPU whose counter the offset is not for: goes on from the last value, or from where it should be by now if that is later.
+    fn arrive_from(&mut self, from: From) {
+        let now = Now::read();
+        let last = match from {
+            From::Elsewhere(left) => self.guest(left),
+            From::Here | From::Nowhere => self.guest(now.tsc),
+        };
+        let khz = if self.catches_up {
+            self.khz
+        } else {
+            self.actual_khz()
+        };
+        let value = later(last, self.course.value_at(now.host, khz));
+        self.offset = value.wrapping_sub(self.scale.apply(now.tsc));
     }
 
     /// It is pushed forward at each entry.
@@ -130,9 +147,12 @@ impl<B: Backend> Loaded<'_, B> {
     /// Guest TSC = scaled host TSC + offset: for this vCPU alone.
     pub(crate) fn set_tsc_offset(&mut self, offset: u64) {
         let t = &mut self.state.tsc;
+        let moved = offset.wrapping_sub(t.offset);
         t.offset = offset;
         if t.catches_up {
             t.start_here();
+        } else {
+            t.course.value = t.course.value.wrapping_add(moved);
         }
         self.write_tsc_offset();
     }
@@ -172,10 +192,14 @@ impl<B: Backend> Loaded<'_, B> {
     /// it may have gone on without the counter.
     #[cold]
     pub(crate) fn follow_host_tsc(&mut self) {
-        self.host_tsc.take();
+        let preempt = PreemptOff::new();
+        let from = self.host_tsc.take(&preempt);
         let t = &mut self.state.tsc;
         let lost = t.loss.take(cpu::tsc_lost());
         t.offset = t.offset.wrapping_add(t.scale.apply(lost));
+        if from != From::Here {
+            t.arrive_from(from);
+        }
         self.write_tsc_offset();
     }
 

@@ -112,6 +112,7 @@ impl<B: Backend> Hooks for Residency<B> {
     }
     fn sched_out(&self, preempt: &PreemptOff) {
         B::sched_out(&self.hw, preempt);
+        self.host_tsc.leave();
     }
 }
 

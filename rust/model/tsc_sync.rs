@@ -147,6 +147,15 @@ impl Course {
     }
 }
 
+/// The later of two values that are less than half of a counter's round apart.
+pub const fn later(a: u64, b: u64) -> u64 {
+    if b.wrapping_sub(a) as i64 > 0 {
+        b
+    } else {
+        a
+    }
+}
+
 #[cfg(test)]
 #[path = "tsc_sync_tests.rs"]
 mod tests;

@@ -164,6 +164,16 @@ fn values_from_before_a_suspend_join_nothing() {
     assert_ne!(new, set);
 }
 
+#[test]
+fn the_later_value() {
+    assert_eq!((later(5, 6), later(6, 5), later(5, 5)), (6, 6, 5));
+    assert_eq!(
+        (later(u64::MAX, 3), later(3, u64::MAX)),
+        (3, 3),
+        "over the end"
+    );
+}
+
 proptest! {
     #[test]
     fn a_value_that_joins_nothing_is_read_at_once(value: u64, ns: u64, scaled: u64, khz: u32, stable: bool) {

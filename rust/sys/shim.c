@@ -160,8 +160,11 @@ static int virt_cpu_offline(unsigned int cpu)
 /* What suspends did to the time-stamp counter, which some machines reset: how often, and how much it fell back in all. */
 static u64 tsc_at_suspend, tsc_resumes, tsc_lost;
 
-/* Any context. What changed before the count did is seen with it: tasks were frozen. */
-u64 lodge_tsc_resumes(void) { return READ_ONCE(tsc_resumes); }
+/*
+ * Any context. How many resumes there were, with bit 63 for CPUs whose counters differ. What changed before the count did is seen with it:
+ * tasks were frozen.
+ */
+u64 lodge_tsc_news(void) { return READ_ONCE(tsc_resumes) | (u64)check_tsc_unstable() << 63; }
 u64 lodge_tsc_lost(void) { return READ_ONCE(tsc_lost); }
 
 /* syscore: one CPU left, interrupts off. */

@@ -57,7 +57,7 @@ bool lodge_five_level(void);
 void lodge_kick_self(void);
 u32 lodge_tsc_khz(void);
 u64 lodge_rdtsc(void);
-u64 lodge_tsc_resumes(void);
+u64 lodge_tsc_news(void);
 u64 lodge_tsc_lost(void);
 u64 lodge_rdmsr(u32 msr);
 void lodge_wrmsr(u32 msr, u64 v);

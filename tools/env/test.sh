@@ -12,7 +12,7 @@ slower=1
 if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
-SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle intel-lynnfield amd-bochs-spec previous refuse-penryn refuse-lockedvmx refuse-lockedsvm perf refuse-nonpt refuse-nosvm"
+SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle intel-lynnfield amd-bochs-spec previous refuse-penryn refuse-lockedvmx refuse-lockedsvm unstable-tsc perf refuse-nonpt refuse-nosvm"
 REFUSALS="refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
 LONG_SUITES="long-amd long-kvm-ioctls long-qemu long-host long-swap long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
@@ -274,6 +274,7 @@ suite() {
     la57) suite_matrix la57 amd 6 1500 '' "$LA57_SAMPLE stress/mem_hugetlb api/cpuid_emulated" 'boots a stock kernel' --cpu "$LA57" "${GIB_PAGE[@]}" ;;
     long-host) suite_long_host ;;
     long-swap) suite_swap ;;
+    unstable-tsc) suite_matrix unstable-tsc amd 4 300 '' '/clock /tsc registers_migrate' none --append tsc=unstable ;;
     long-la57) suite_matrix long-la57 amd 3 3600 '' '' '' --cpu "$LA57" "${GIB_PAGE[@]}" ;;
     long-amd-plain) suite_matrix long-amd-plain amd 1 3600 "$PLAIN" '' '' ;;
     long-amd-bochs-plain | long-intel-plain)
