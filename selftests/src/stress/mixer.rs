@@ -7,6 +7,7 @@
 use crate::guest::*;
 use crate::kvm::*;
 use crate::registers::{self, Random};
+use crate::sys::on_amd;
 use iced_x86::code_asm::*;
 
 /// The general registers to be loaded, and as they were found.
@@ -220,6 +221,8 @@ impl Mixer {
                     v << 8 | [0u64, 1, 4, 5, 6, 7][rng.below(6) as usize]
                 }),
                 0xc000_0081 => rng.word(),
+                // AMD's have 32 bits.
+                0x175 | 0x176 if on_amd() => rng.word() & 0xffff_ffff,
                 0xc000_0084 | 0xc000_0103 => rng.word() & 0xffff_ffff,
                 _ => canonical(rng.word()),
             };
