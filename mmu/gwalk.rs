@@ -26,7 +26,7 @@ pub mod pf {
 
 /// Guest-physical memory, as the walk uses it.
 pub trait GuestMem {
-    /// Reads `len` (4 or 8) bytes at an address aligned to `len`. `None` where there is no memory.
+    /// Reads `len` (4 or 8) bytes at an address aligned to `len`. `None` where there is no memory: nothing is present there.
     fn read(&self, gpa: u64, len: u8) -> Option<u64>;
 
     /// Replaces `old` by `new`, atomically: whether memory still held `old`. `None` where nothing can be written; the
@@ -92,11 +92,6 @@ pub enum WalkError {
     PageFault {
         /// The error code.
         error: u32,
-    },
-    /// A paging structure is not in memory.
-    Memory {
-        /// Where the entry should be.
-        gpa: u64,
     },
     /// Other CPUs kept changing the entries: try again later.
     Contended,
@@ -258,10 +253,10 @@ fn descend<M: GuestMem>(
             (true, Some(loaded)) => loaded.get(index as usize).copied(),
             _ => mem.read(gpa, kind.entry_bytes()),
         };
-        let entry = entry.ok_or(WalkError::Memory { gpa })?;
-        if entry & P == 0 {
-            return Err(fault(paging, access, 0));
-        }
+        // A table that is not in memory maps nothing, as on KVM: the guest made its tables, and it alone is to suffer.
+        let entry = entry
+            .filter(|entry| entry & P != 0)
+            .ok_or(fault(paging, access, 0))?;
         let leaf = is_leaf(paging, kind, level, entry);
         if entry & reserved(paging, kind, level, leaf) != 0 {
             return Err(fault(paging, access, pf::PRESENT | pf::RESERVED));

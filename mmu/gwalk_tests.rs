@@ -86,7 +86,7 @@ struct Step {
     rights: bool,
 }
 
-fn model_path(mem: &Memory, p: &Paging, gva: u64) -> Result<Vec<Step>, (Vec<Step>, Option<u64>)> {
+fn model_path(mem: &Memory, p: &Paging, gva: u64) -> Result<Vec<Step>, Vec<Step>> {
     let m = u32::from(p.maxphyaddr);
     let high = |from: u32, to: u32| (from..to).fold(0u64, |bits, n| bits | (1 << n));
     let nx_reserved = if p.efer & efer::NXE == 0 { 1 << 63 } else { 0 };
@@ -114,10 +114,10 @@ fn model_path(mem: &Memory, p: &Paging, gva: u64) -> Result<Vec<Step>, (Vec<Step
             _ => mem.read(gpa, len),
         };
         let Some(value) = value else {
-            return Err((steps, Some(gpa)));
+            return Err(steps);
         };
         if value & 1 == 0 {
-            return Err((steps, None));
+            return Err(steps);
         }
         let ps = value & 0x80 != 0;
         let (leaf_size, reserved, next) = if len == 4 {
@@ -159,7 +159,7 @@ fn model_path(mem: &Memory, p: &Paging, gva: u64) -> Result<Vec<Step>, (Vec<Step
             rights: !root,
         });
         if steps.last().unwrap().reserved {
-            return Err((steps, None));
+            return Err(steps);
         }
         if leaf_size.is_some() {
             return Ok(steps);
@@ -185,8 +185,7 @@ fn model(
     let fault = |bits: u32| (Err(WalkError::PageFault { error: code | bits }), Vec::new());
     let steps = match model_path(mem, p, gva) {
         Ok(steps) => steps,
-        Err((_, Some(gpa))) => return (Err(WalkError::Memory { gpa }), Vec::new()),
-        Err((steps, None)) => {
+        Err(steps) => {
             return fault(if steps.last().is_some_and(|step| step.reserved) {
                 9
             } else {
@@ -422,11 +421,33 @@ fn lost_races_walk_again_but_not_for_ever() {
 }
 
 #[test]
-fn tables_outside_of_memory_are_reported() {
-    let (mem, paging) = simple();
-    mem.set(2 << 12, 8, (0x77 << 12) | 7);
+fn tables_outside_of_memory_map_nothing() {
+    for level in 1..=3u64 {
+        let (mem, paging) = simple();
+        mem.set(level << 12, 8, (0x77 << 12) | 7);
+        for (access, error) in [
+            (READ, 0),
+            (WRITE, 2),
+            (Access { user: true, ..READ }, 4),
+            (
+                Access {
+                    fetch: true,
+                    ..READ
+                },
+                16,
+            ),
+        ] {
+            assert_eq!(
+                walk(&mem, &paging, 0, access),
+                Err(WalkError::PageFault { error })
+            );
+        }
+    }
+    // So does one that only the root could lead to.
+    let (mem, mut paging) = simple();
+    paging.cr3 = 0x77 << 12;
     assert_eq!(
         walk(&mem, &paging, 0, READ),
-        Err(WalkError::Memory { gpa: 0x77000 })
+        Err(WalkError::PageFault { error: 0 })
     );
 }

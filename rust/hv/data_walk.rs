@@ -56,8 +56,7 @@ impl Found {
 }
 
 impl<B: Backend> Loaded<'_, B> {
-    /// Where a data access goes. The fault is the guest's page fault, or None when the guest's page tables are not
-    /// in memory.
+    /// Where a data access goes. The fault is the guest's page fault, or None when others keep changing the entries.
     pub(crate) fn walk_to_data(
         &mut self,
         linear: u64,

@@ -89,8 +89,7 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
-    /// Translates a linear address for an access. The fault is the guest's page fault, or None when the guest's page tables
-    /// are not in memory.
+    /// Translates a linear address for an access. The fault is the guest's page fault, or None when others keep changing the entries.
     pub(crate) fn translate(
         &mut self,
         linear: u64,
@@ -114,7 +113,6 @@ impl<B: Backend> Loaded<'_, B> {
                 Err(WalkError::PageFault { error }) => {
                     return Err(Some(Exception::page_fault(error, linear)))
                 }
-                Err(WalkError::Memory { .. }) => return Err(None),
                 // Another vCPU keeps writing to the same entries.
                 Err(WalkError::Contended) => {}
             }

@@ -34,6 +34,7 @@ mod tasks;
 mod threads;
 mod trace;
 mod vm86;
+mod walks;
 
 use crate::harness::Test;
 pub use lifecycle::end_machine;
@@ -61,6 +62,7 @@ pub fn tests() -> Vec<Test> {
         debug::TESTS,
         fpu::TESTS,
         memory::TESTS,
+        walks::TESTS,
         dirty_log::TESTS,
         tasks::TESTS,
         threads::TESTS,
