@@ -142,6 +142,19 @@ pub fn overlapping(slots: &[Slot], range: GfnRange) -> impl Iterator<Item = &Slo
         .take_while(move |slot| slot.base_gfn < range.end)
 }
 
+/// The pages around `gone` that are in no slot, from the slot before to the one behind: a table that spans none but these is needed
+/// by no slot. Empty, if there are none.
+pub fn gap(slots: &[Slot], gone: GfnRange) -> GfnRange {
+    let before = partition(slots, |slot| slot.base_gfn < gone.start);
+    let last = before.checked_sub(1).and_then(|index| slots.get(index));
+    GfnRange {
+        start: last.map_or(Gfn(0), |slot| slot.gfns().end),
+        end: slots
+            .get(before)
+            .map_or(GfnRange::ALL.end, |slot| slot.base_gfn),
+    }
+}
+
 /// How many slots at the start have the property, which all before one that has it have too. As the slice's own method, but without
 /// arithmetic that is checked at run time.
 fn partition(slots: &[Slot], has: impl Fn(&Slot) -> bool) -> usize {

@@ -304,6 +304,24 @@ fn leaves_stay_in_the_slot_and_aligned() {
 }
 
 /// Applies a change to a sorted set.
+#[test]
+fn gaps_reach_to_the_neighbours() {
+    let range = |start, end| GfnRange {
+        start: Gfn(start),
+        end: Gfn(end),
+    };
+    let slots = [slot(0, 0x10, 0x10), slot(1, 0x40, 1), slot(2, 0x100, 0x100)];
+    assert_eq!(gap(&[], range(5, 6)), GfnRange::ALL);
+    assert_eq!(gap(&slots, range(0, 1)), range(0, 0x10));
+    assert_eq!(gap(&slots, range(0x20, 0x30)), range(0x20, 0x40));
+    assert_eq!(gap(&slots, range(0x80, 0x81)), range(0x41, 0x100));
+    assert_eq!(gap(&slots, range(0x300, 0x301)), range(0x200, u64::MAX));
+    // A slot that moved by less than its size: what it left, and no more.
+    assert_eq!(gap(&slots, range(0xf0, 0x1f0)), range(0x41, 0x100));
+    assert_eq!(gap(&slots, range(0x110, 0x210)), range(0x200, u64::MAX));
+    assert!(gap(&[slot(0, 0, 8), slot(1, 8, 8)], range(8, 8)).is_empty());
+}
+
 fn apply(slots: &mut Vec<Slot>, change: Change) {
     let (gone, new) = match change {
         Change::Create(new) => (None, Some(new)),

@@ -9,6 +9,8 @@ mod entries;
 mod model;
 #[path = "tdp_tests/races.rs"]
 mod races;
+#[path = "tdp_tests/slots.rs"]
+mod slots;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::SeqCst;

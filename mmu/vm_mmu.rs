@@ -278,6 +278,14 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         }
     }
 
+    /// Zaps the pages of a slot that is gone, and frees the tables that no slot needs now: they span nothing but `gap`, the pages around it
+    /// that are in no slot.
+    fn zap_gone(&self, gone: GfnRange, gap: GfnRange) {
+        self.zap(gone, true);
+        // However wide it is, there is nothing in it but tables of this slot: those of others went with them.
+        self.zap_locked(&mut self.lock.write(), gap);
+    }
+
     /// Zaps everything, slot by slot so that the write side is let go in between.
     pub(super) fn zap_all(&self) {
         for slot in self.slots.read().get() {
@@ -329,15 +337,17 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
             };
             (change, gone, slots.with(gone, new, log)?)
         };
+        let leaving = gone.map(|gone| (gone.gfns(), slots::gap(set.get(), gone.gfns())));
         // The notifier must find the slot until its pages are zapped: they may be freed by the host at any time.
         self.publish(gone, set).wait();
         self.generation.advance();
         // No fault maps through the old set any more.
-        match (change, gone) {
+        match (change, leaving) {
             // From here on each first write faults, and is logged. Large pages that are left are taken apart by their first write.
             (Change::Flags { new, .. }, _) if new.dirty_log => self.write_protect(&new),
-            // Also when logging ends: its small leaves give way to large ones.
-            (_, Some(gone)) => self.zap(gone.gfns(), true),
+            // When logging ends, small leaves give way to large ones.
+            (Change::Flags { old, .. }, _) => self.zap(old.gfns(), true),
+            (_, Some((gone, gap))) => self.zap_gone(gone, gap),
             (_, None) => {}
         }
         self.host.lock().retiring = None;

@@ -5,14 +5,19 @@ use super::cgroup::{in_cgroup, Cgroup};
 use super::left;
 use super::pages::wait_for;
 use super::sweep::Sweeper;
-use crate::guest::{Guest, Mode};
+use crate::guest::{out, Guest, Mode};
 use crate::harness::{self, rounds, Test};
 use crate::kvm::*;
 use crate::sys::{self, Ended, Map};
 use crate::{check, eq};
+use iced_x86::code_asm::*;
 
 pub const TESTS: &[Test] = &[
     Test::new("stress/charged_tables", tables).secs(60).no_ab(),
+    Test::new("stress/charged_slots", slots)
+        .secs(60)
+        .long(120)
+        .no_ab(),
     Test::new("stress/charged_vcpus", vcpus)
         .secs(90)
         .long(300)
@@ -55,6 +60,40 @@ fn tables() {
         wait_for("the tables to be given back", || {
             cg.stat("sec_pagetables") == 0
         });
+    });
+}
+
+/// A slot of one page in one 2 MiB after another: the tables that it needed go with it, and do not wait for the VM's end.
+fn slots() {
+    const APART: u64 = 2 << 20;
+    let n = rounds(512, 1500);
+    in_cgroup("slots", |cg| {
+        let page = Map::anon(4096);
+        let g = Guest::new(Mode::Long);
+        g.load(|a| {
+            let mut top = a.create_label();
+            a.set_label(&mut top)?;
+            a.mov(eax, dword_ptr(rbx))?;
+            a.out(0x10, eax)?;
+            a.jmp(top)
+        });
+        let tables = || cg.stat("sec_pagetables") / 4096;
+        for i in 0..n {
+            let at = (16 + i) * APART;
+            // Moved, and every third time deleted and made anew.
+            if i % 3 == 2 {
+                eq!(g.vm.region(1, 0, 0, 0, 0), Ok(0));
+            }
+            eq!(g.vm.region(1, 0, at, 4096, page.addr()), Ok(0));
+            page.wr(0, i as u32);
+            let mut r = g.cpu.regs();
+            r.rbx = at;
+            g.cpu.set_regs(&r);
+            g.expect(&out(0x10, &(i as u32).to_le_bytes()));
+        }
+        // The kernel adds up what each CPU has counted every two seconds.
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        wait_for("the tables of slots that are gone", || tables() < 64);
     });
 }
 
