@@ -155,6 +155,26 @@ pub fn gap(slots: &[Slot], gone: GfnRange) -> GfnRange {
     }
 }
 
+/// The ranges to be zapped, one after the other, when all slots go, so that each takes a bounded time however the slots lie: tables of
+/// one level in each 1 GiB, then those above, which have nothing below them any more.
+pub fn teardown(slots: &[Slot]) -> impl Iterator<Item = GfnRange> + '_ {
+    let small = widened(slots, Level::L1G).flat_map(GfnRange::parts);
+    let small = small.flat_map(|part| part.chunks().chain([part]));
+    let large = widened(slots, Level::L512G).flat_map(|range| range.parts_of(Level::L512G));
+    small.chain(large).chain([GfnRange::ALL])
+}
+
+/// The slots' pages, widened to whole entries of `level`; none twice.
+fn widened(slots: &[Slot], level: Level) -> impl Iterator<Item = GfnRange> + '_ {
+    let mut done = Gfn(0);
+    slots.iter().filter_map(move |slot| {
+        let range = slot.gfns().widened(level);
+        let start = range.start.max(done);
+        done = range.end.max(done);
+        Some(GfnRange { start, ..range }).filter(|range| !range.is_empty())
+    })
+}
+
 /// How many slots at the start have the property, which all before one that has it have too. As the slice's own method, but without
 /// arithmetic that is checked at run time.
 fn partition(slots: &[Slot], has: impl Fn(&Slot) -> bool) -> usize {

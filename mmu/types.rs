@@ -155,7 +155,21 @@ impl GfnRange {
 
     /// The range cut at multiples of 1 GiB, what a table of the third level spans.
     pub fn parts(self) -> impl Iterator<Item = Self> {
-        self.cut(Level::L1G.page_shift())
+        self.parts_of(Level::L1G)
+    }
+
+    /// The range cut at multiples of what an entry of `level` spans.
+    pub fn parts_of(self, level: Level) -> impl Iterator<Item = Self> {
+        self.cut(level.page_shift())
+    }
+
+    /// The range with all pages of the entries of `level` that span some of it.
+    pub const fn widened(self, level: Level) -> Self {
+        let past = self.end.0.saturating_add(level.page_mask());
+        Self {
+            start: self.start.align_down(level),
+            end: Gfn(past & !level.page_mask()),
+        }
     }
 
     /// The range cut at multiples of 64 MiB: what is done at a time under a lock.

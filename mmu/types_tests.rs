@@ -53,6 +53,17 @@ fn parts_make_up_the_range() {
 }
 
 #[test]
+fn ranges_widen_to_entries() {
+    let large = Level::L2M.pages();
+    let widened = |start, pages| GfnRange::new(Gfn(start), pages).widened(Level::L2M);
+    assert_eq!(widened(5, 1), GfnRange::new(Gfn(0), large));
+    assert_eq!(widened(large, large), GfnRange::new(Gfn(large), large));
+    assert_eq!(widened(large - 1, 2), GfnRange::new(Gfn(0), 2 * large));
+    assert_eq!(widened(5, 1).widened(Level::L4K), widened(5, 1));
+    assert!(GfnRange::ALL.widened(Level::L1G).end > Gfn(u64::MAX - (1 << 18)));
+}
+
+#[test]
 fn chunks_make_up_a_part() {
     let part = GfnRange::new(Gfn((1 << 18) + 5), (1 << 18) - 5);
     let chunks = part.chunks().collect::<Vec<_>>();

@@ -286,12 +286,17 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         self.zap_locked(&mut self.lock.write(), gap);
     }
 
-    /// Zaps everything, slot by slot so that the write side is let go in between.
+    /// Zaps everything, bit by bit so that the write side is let go in between.
+    ///
+    /// # Context
+    /// A task; sleeps.
     pub(super) fn zap_all(&self) {
-        for slot in self.slots.read().get() {
-            self.zap(slot.gfns(), true);
+        let slots = self.slots.read();
+        let mut guard = self.lock.write();
+        for range in slots::teardown(slots.get()) {
+            self.zap_locked(&mut guard, range);
+            guard = self.let_others(guard, true);
         }
-        self.zap_locked(&mut self.lock.write(), GfnRange::ALL);
     }
 
     /// Takes the right to write from a slot's pages, with the flush.

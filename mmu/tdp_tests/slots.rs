@@ -123,6 +123,35 @@ fn a_slot_that_goes_takes_its_tables_with_it() {
     }
 }
 
+/// However the slots lie, a step of the teardown has few tables to free: 32 of the lowest level with 64 MiB, or those of one table.
+#[test]
+fn a_teardown_is_done_in_small_steps() {
+    for root in [Level::L512G, Level::L256T] {
+        for (apart, pages) in [
+            (512, 1),
+            (1 << 18, 1),
+            (1 << 27, 1),
+            (600, 513),
+            (1 << 19, 1 << 18),
+        ] {
+            let arena = Arena::new(5000);
+            let mut world = World::new(&arena, root);
+            for n in 0..400 {
+                world.add(77 + n * apart, pages);
+            }
+            let mut total = world.tables().len();
+            let ranges: Vec<_> = slots::teardown(&world.slots).collect();
+            for range in ranges {
+                let buried = world.zap(range);
+                assert!(buried <= 32, "{buried} tables of {range:?}");
+                total -= buried;
+            }
+            assert_eq!(total, 0);
+            assert!(world.tables().is_empty());
+        }
+    }
+}
+
 /// Slots that share tables of all levels.
 fn places() -> impl Strategy<Value = Vec<(u64, u64)>> {
     let top = prop_oneof![Just(0u64), Just(1), Just(512), Just(1 << 18)];
@@ -156,5 +185,14 @@ proptest! {
             }
         }
         prop_assert!(world.tables().is_empty());
+        for &(base, pages) in &places {
+            world.add(base, pages);
+        }
+        let steps: Vec<_> = slots::teardown(&world.slots).collect();
+        for range in steps {
+            world.zap(range);
+        }
+        prop_assert!(world.tables().is_empty());
+        prop_assert_eq!(world.tdp.count(world.arena).leaves, [0; 3]);
     }
 }
