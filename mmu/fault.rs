@@ -25,7 +25,7 @@ pub(crate) enum FaultOutcome {
     Retry,
     /// No slot: the access is MMIO.
     NoSlot,
-    /// A write to a read-only slot: it is MMIO.
+    /// A write to a read-only slot, or to what a driver has mapped for reading only: it is MMIO.
     ReadonlyWrite,
     /// User space has no memory there, or not for this access: EFAULT.
     BadHva,
@@ -274,6 +274,8 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         let page = match HostPage::get(hva.0, access.write, may_write) {
             Ok(page) => page,
             Err(HostPageError::Fault) => return Ok(Some(FaultOutcome::BadHva)),
+            // As on KVM: a device's register or ROM. Ordinary memory that cannot be written is user space's mistake.
+            Err(HostPageError::ReadOnly) => return Ok(Some(FaultOutcome::ReadonlyWrite)),
             // The signal ends KVM_RUN, as that of the thread's own access would end an instruction.
             Err(HostPageError::HwPoison) => {
                 mm::signal_poisoned(hva.0);

@@ -177,7 +177,10 @@ static void fill(struct lodge_host_page *out, unsigned long pfn, struct page *pa
 	};
 }
 
-/* Memory that drivers map without struct pages. The mapping may go at any time: only for use under the MMU notifier. */
+/*
+ * Memory that drivers map without struct pages. The mapping may go at any time: only for use under the MMU notifier. -EROFS for a write
+ * to what is mapped, and cannot be written.
+ */
 static int remapped_page(u64 hva, bool write, struct lodge_host_page *out)
 {
 	struct mm_struct *mm = current->mm;
@@ -204,7 +207,7 @@ static int remapped_page(u64 hva, bool write, struct lodge_host_page *out)
 			goto out;
 	}
 	if (write && !args.writable)
-		r = -EFAULT;
+		r = -EROFS;
 	else
 		fill(out, args.pfn, NULL, args.writable);
 	follow_pfnmap_end(&args);
@@ -216,7 +219,7 @@ out:
 /*
  * Finds the page behind a user address of the current mm, faulting it in, without pinning it; the caller holds a reference until
  * lodge_host_page_put(). With may_write, a read finds out whether the page could be mapped writable as well.
- * -EFAULT, -EHWPOISON, -EINTR when a signal is pending, -EAGAIN to start over. Task.
+ * -EFAULT, -EROFS, -EHWPOISON, -EINTR when a signal is pending, -EAGAIN to start over. Task.
  */
 int lodge_host_page_get(u64 hva, bool write, bool may_write, struct lodge_host_page *out)
 {

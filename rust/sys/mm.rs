@@ -220,6 +220,8 @@ pub(crate) struct HostPage {
 pub(crate) enum HostPageError {
     /// Nothing is mapped there, or not for this access.
     Fault,
+    /// A driver has mapped something there that cannot be written.
+    ReadOnly,
     /// The page has an uncorrectable memory error.
     HwPoison,
     /// A signal is pending.
@@ -246,6 +248,7 @@ impl HostPage {
             0 => Ok(Self { raw }),
             bindings::EHWPOISON => Err(HostPageError::HwPoison),
             bindings::EINTR => Err(HostPageError::Interrupted),
+            bindings::EROFS => Err(HostPageError::ReadOnly),
             bindings::EAGAIN => Err(HostPageError::Again),
             _ => Err(HostPageError::Fault),
         }

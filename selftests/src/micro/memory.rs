@@ -34,6 +34,7 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/mem_zero_page", zero_page),
     Test::new("micro/mem_code_page_replaced", code_replaced),
     Test::new("micro/mem_poisoned", poisoned),
+    Test::new("micro/mem_rom_of_device", rom_of_device).no_ab(),
 ];
 
 /// Where the tests put their slot 1.
@@ -455,6 +456,34 @@ fn poisoned() {
     );
     eq!(g.cpu.run(), Exit::Hlt, "{}", g.describe());
     eq!(g.cpu.regs().rax, 0);
+}
+
+/// What a driver maps without pages of memory, and for reading only: a guest's writes to it are for user space.
+fn rom_of_device() {
+    // The machine's firmware, which the kernel lets root map.
+    const ROM: i64 = 0xf_0000;
+    let Ok(dev) = sys::OwnedFd::open("/dev/mem", libc::O_RDONLY) else {
+        harness::skip("no /dev/mem");
+    };
+    let Ok(m) = Map::new(0x1000, PROT_READ, libc::MAP_SHARED, dev.raw(), ROM) else {
+        harness::skip("the firmware cannot be mapped");
+    };
+    let first: u32 = m.rd(0);
+    let g = poker(false);
+    eq!(g.vm.region(1, 0, SLOT, 0x1000, m.addr()), Ok(0));
+    g.expect(&sees(first));
+    let g = poker(true);
+    eq!(g.vm.region(1, 0, SLOT, 0x1000, m.addr()), Ok(0));
+    for n in 1..3u32 {
+        g.expect(&Exit::Mmio {
+            addr: SLOT,
+            len: 4,
+            write: true,
+            data: n.to_le_bytes().to_vec(),
+        });
+        // It reads what is there.
+        g.expect(&sees(first));
+    }
 }
 
 /// Code and data in one large page, touched in turns: where a CPU may execute from small pages only (iTLB multihit, or
