@@ -71,10 +71,11 @@ impl<B: Backend> Loaded<'_, B> {
         let cr3 = B::cr3(&mut self.state.hw);
         let c = self.state.controls;
         let mode = self.mode();
-        let pdptrs = if mode.pae_paging() {
-            self.read_pdptrs(cr3)
-        } else {
-            None
+        // Intel's CPUs have loaded them with CR3, and look at memory no more.
+        let pdptrs = match mode.pae_paging() {
+            true if B::PDPTRS_IN_CONTROL_BLOCK => Some(B::pdptrs(&mut self.state.hw)),
+            true => self.read_pdptrs(cr3),
+            false => None,
         };
         Paging {
             cr0: c.cr0,
