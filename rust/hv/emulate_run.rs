@@ -5,8 +5,8 @@
 use kernel::prelude::*;
 
 use crate::hv::backend::{Backend, Flow, Inject};
+use crate::hv::fault::{populate, Populated};
 use crate::hv::vcpu::Loaded;
-use crate::mmu::fault::FaultOutcome;
 use crate::mmu::gwalk;
 use crate::mmu::{Access, Gpa};
 use crate::model::emu::insn::Kind;
@@ -100,7 +100,7 @@ impl<B: Backend> Loaded<'_, B> {
         }
         let (kind, len) = match self.identify() {
             Ok(found) => found,
-            Err(None) if self.code_is_gone()? => return Err(EFAULT),
+            Err(None) if self.code_at_rip()? == Populated::Retry => return Ok(Flow::Resume),
             // What is no instruction raises its fault when it is emulated.
             Err(_) => return self.emulate(),
         };
@@ -120,8 +120,8 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
-    /// There is a slot at RIP, and user space has no memory there.
-    fn code_is_gone(&mut self) -> Result<bool> {
+    /// What is at RIP, where the instruction could not be read: as for a second-stage fault of a guest that the hardware runs.
+    fn code_at_rip(&mut self) -> Result<Populated> {
         let fetch = gwalk::Access {
             fetch: true,
             user: B::cpl(&mut self.state.hw) == 3,
@@ -129,13 +129,9 @@ impl<B: Backend> Loaded<'_, B> {
         };
         let at = self.linear_rip();
         let Ok(found) = self.translate(at, fetch) else {
-            return Ok(false);
+            return Ok(Populated::Device);
         };
-        let outcome = self
-            .vm
-            .mmu
-            .fault(&mut self.state.cache, Gpa(found.gpa), Access::EXEC)?;
-        Ok(matches!(outcome, FaultOutcome::BadHva))
+        populate(self, Gpa(found.gpa), Access::EXEC)
     }
 
     /// The instruction of `len` bytes at RIP reaches beyond the code segment.

@@ -7,7 +7,7 @@ use crate::hv::backend::{Backend, Flow};
 use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::mmu::fault::FaultOutcome;
-use crate::mmu::SecondStageFault;
+use crate::mmu::{Access, Gpa, SecondStageFault};
 use crate::sys::cpu;
 use crate::sys::trace;
 use crate::uapi;
@@ -35,17 +35,13 @@ pub(crate) fn second_stage<B: Backend>(
         (cx.shared.id, rip, fault.gpa.0, error_code(&fault))
     });
     cx.count(Stat::PfTaken);
-    match cx
-        .vm
-        .mmu
-        .fault(&mut cx.state.cache, fault.gpa, fault.access)?
-    {
-        FaultOutcome::Mapped => {
+    match populate(cx, fault.gpa, fault.access)? {
+        Populated::Mapped => {
             cx.count(Stat::PfFixed);
             Ok(Flow::Resume)
         }
-        FaultOutcome::Retry => Ok(Flow::Resume),
-        FaultOutcome::NoSlot | FaultOutcome::ReadonlyWrite => {
+        Populated::Retry => Ok(Flow::Resume),
+        Populated::Device => {
             cx.count(Stat::PfEmulate);
             let Some(d) = delivery else {
                 return cx.emulate_access();
@@ -56,6 +52,30 @@ pub(crate) fn second_stage<B: Backend>(
                 .internal_error(uapi::KVM_INTERNAL_ERROR_DELIVERY_EV, &data);
             Ok(Flow::User)
         }
+    }
+}
+
+/// What is at a guest-physical address now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Populated {
+    /// A page, mapped for the access.
+    Mapped,
+    /// It is changing, or a signal tells the thread of its loss: the guest is to try again.
+    Retry,
+    /// No memory for such an access.
+    Device,
+}
+
+/// Maps the page at `gpa`: EFAULT where user space has none, EINTR where a signal is pending.
+pub(super) fn populate<B: Backend>(
+    cx: &mut Loaded<'_, B>,
+    gpa: Gpa,
+    access: Access,
+) -> Result<Populated> {
+    match cx.vm.mmu.fault(&mut cx.state.cache, gpa, access)? {
+        FaultOutcome::Mapped => Ok(Populated::Mapped),
+        FaultOutcome::Retry => Ok(Populated::Retry),
+        FaultOutcome::NoSlot | FaultOutcome::ReadonlyWrite => Ok(Populated::Device),
         FaultOutcome::BadHva => Err(EFAULT),
         FaultOutcome::Interrupted => {
             cx.run.set_reason(uapi::KVM_EXIT_INTR);

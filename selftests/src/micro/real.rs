@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/real_vm86_and_back", to_vm86),
     Test::new("micro/real_unpaged_registers", unpaged_registers),
     Test::new("micro/real_identity_map", identity_map),
+    Test::new("micro/real_poisoned_code", poisoned_code),
 ];
 
 /// Loads GDTR from a guest's tables: the pseudo-descriptor is at 0x600.
@@ -325,4 +326,36 @@ fn identity_map() {
         vm.try_vcpu(0).map(drop),
         if needed { Err(EINVAL) } else { Ok(()) }
     );
+}
+
+/// Code in a page that was lost to a memory error: the thread gets the signal, and no error of the emulator's.
+fn poisoned_code() {
+    const PAGE: u64 = 0xa000;
+    let g = Guest::new(Mode::Real);
+    g.mem.wr(PAGE as usize, 0x90u8);
+    if let Err(e) = g.mem.advise(PAGE as usize, 4096, libc::MADV_HWPOISON) {
+        harness::skip(&format!("the kernel poisons no pages: errno {e}"));
+    }
+    g.load(|a| a.jmp(PAGE));
+    // Blocked but for the time of the run, so that it can be looked at.
+    sys::block(libc::SIGBUS, true);
+    let mut mask = [0u8; 12];
+    mask[0] = 8;
+    crate::must!(sys::ioctl(
+        g.cpu.fd.0.raw(),
+        SET_SIGNAL_MASK,
+        sys::Arg::Buf(&mut mask)
+    ));
+    let e = g.cpu.run();
+    eq!(e, Exit::Err(libc::EINTR, kvm_bindings::KVM_EXIT_INTR));
+    const BUS_MCEERR_AR: i32 = 4;
+    let hva = g.mem.addr() + PAGE;
+    eq!(sys::take_signal(libc::SIGBUS), Some((BUS_MCEERR_AR, hva)));
+    // A new page in its place, and the guest goes on.
+    eq!(
+        g.mem.advise(PAGE as usize, 4096, libc::MADV_DONTNEED),
+        Ok(0)
+    );
+    g.mem.wr(PAGE as usize, 0xf4u8);
+    eq!(g.cpu.run(), Exit::Hlt, "{}", g.describe());
 }
