@@ -401,11 +401,11 @@ impl<P: PteFormat, F: RemoteFlush> Mmu<P, F> {
             .change_slots(|slots| slots::plan(slots, request, limits))
     }
 
-    /// Makes the slot of one page that holds the page tables of guests that have paging off: EINVAL or EEXIST, as above.
+    /// Makes the slot of one page that holds the page tables of guests that have paging off, or moves it: EINVAL or EEXIST, as above.
     ///
     /// # Context
     /// As above.
-    pub(crate) fn add_identity_slot(&self, gpa: u64, hva: u64) -> Result {
+    pub(crate) fn place_identity_slot(&self, gpa: u64, hva: u64) -> Result {
         let request = SlotRequest {
             slot: 0,
             flags: 0,

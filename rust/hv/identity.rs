@@ -12,9 +12,12 @@ use crate::vmx::modes::{identity_entry, IDENTITY_DEFAULT};
 
 /// Where a VM has them.
 pub(crate) struct IdentityMap {
+    /// Where user space wants them.
     gpa: u64,
-    /// The page, once there is a vCPU that needs it.
+    /// The page, once a vCPU was to be made that needs it.
     page: Option<MappedPage>,
+    /// Where its slot is. Not at `gpa`, if no vCPU came of it and user space has changed its mind.
+    slot: Option<u64>,
 }
 
 impl IdentityMap {
@@ -23,6 +26,7 @@ impl IdentityMap {
         Self {
             gpa: IDENTITY_DEFAULT,
             page: None,
+            slot: None,
         }
     }
 
@@ -40,8 +44,11 @@ impl IdentityMap {
         if self.page.is_none() {
             let page = MappedPage::new()?;
             fill(page.hva())?;
-            vm.mmu.add_identity_slot(self.gpa, page.hva())?;
             self.page = Some(page);
+        }
+        if let (Some(page), true) = (&self.page, self.slot != Some(self.gpa)) {
+            vm.mmu.place_identity_slot(self.gpa, page.hva())?;
+            self.slot = Some(self.gpa);
         }
         Ok(Some(self.gpa))
     }

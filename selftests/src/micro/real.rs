@@ -8,7 +8,7 @@ use crate::kvm::*;
 use crate::sys::{self, Map};
 use crate::{check, eq};
 use iced_x86::code_asm::*;
-use libc::{EEXIST, EINVAL};
+use libc::{EEXIST, EINVAL, EMFILE};
 
 pub const TESTS: &[Test] = &[
     Test::new("micro/real_big_segments", big_segments),
@@ -314,6 +314,18 @@ fn identity_map() {
             "it is late"
         );
     }
+    // The vCPU that the place was for did not come: it may still be changed, and the old one is free.
+    let vm = k.vm();
+    let (old, new) = (0xfeff_c000u64, 0xfefe_c000u64);
+    eq!(vm.fd.give(SET_IDENTITY_MAP_ADDR, &old), Ok(0));
+    let all: Vec<_> =
+        core::iter::from_fn(|| sys::OwnedFd::open("/dev/null", libc::O_RDONLY).ok()).collect();
+    eq!(vm.try_vcpu(0).map(drop), Err(EMFILE));
+    drop(all);
+    eq!(vm.fd.give(SET_IDENTITY_MAP_ADDR, &new), Ok(0));
+    let _cpu = vm.vcpu(0);
+    eq!(vm.region(1, 0, new, 4096, page.addr()), taken);
+    eq!(vm.region(2, 0, old, 4096, page.addr()), Ok(0));
     // 0 is the usual place; what no slot can be at is found out when the vCPU is made.
     let vm = k.vm();
     eq!(vm.fd.give(SET_IDENTITY_MAP_ADDR, &0u64), Ok(0));
