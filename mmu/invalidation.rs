@@ -2,7 +2,7 @@
 //! The host's page-table changes that are in progress, and how a fault finds out about those that concern it.
 //!
 //! Two numbers are written under a lock and read without it: how many changes are in progress, and a sequence that moves when one
-//! ends. As long as nothing is in progress a fault takes no lock for them, and reads cache lines that nobody writes. What the
+//! ends that may concern a slot. As long as nothing is in progress a fault takes no lock for them, and reads cache lines that nobody writes. What the
 //! order of the accesses is for is said where they are; the whole argument is at the head of `mmu/mod.rs`, and
 //! `invalidation_tests/` tries all interleavings, also without any one of the steps.
 #![forbid(unsafe_code)]
@@ -57,7 +57,7 @@ pub struct Ticket(u64);
 pub struct HostChanges<N> {
     /// How many are in progress.
     active: N,
-    /// Moves when one ends.
+    /// Moves when one ends that may concern a slot.
     sequence: N,
 }
 
@@ -79,10 +79,12 @@ impl<N: Number> HostChanges<N> {
         self.active.store(now.count);
     }
 
-    /// A change ends. Under the lock.
-    pub fn end(&self, now: &mut Invalidations) {
+    /// A change ends. Under the lock. If it is none that `concerns` a slot, as they are now or one that is retiring, no fault need know of it.
+    pub fn end(&self, now: &mut Invalidations, concerns: bool) {
         // First: who sees that it is no longer in progress has to see that it ended.
-        self.sequence.store(self.sequence.load().wrapping_add(1));
+        if concerns {
+            self.sequence.store(self.sequence.load().wrapping_add(1));
+        }
         now.end();
         self.active.store(now.count);
     }

@@ -31,7 +31,7 @@
 //! overlaps.
 //!
 //! A **fault**
-//! 1. finds the slot, takes a ticket (the sequence of changes that have ended), resolves the host page (may sleep), and finds the
+//! 1. finds the slot, takes a ticket (the sequence of changes that have ended, and concern a slot), resolves the host page (may sleep), and finds the
 //!    size of the host mapping;
 //! 2. takes the read side, and gives up if a change is in progress that may concern the leaf, or the sequence moved;
 //! 3. makes the entry visible and drops the page reference, still under the read side.
@@ -39,7 +39,8 @@
 //! A **change of the host's**, from `invalidate_start` to `invalidate_end`,
 //! 1. in one section of `host` (S) notes its range, counts itself in (`active`), and reads the slots and the retiring slot;
 //! 2. if any of these slots overlap the range, takes the write side and zaps it there; `invalidate_start` returns;
-//! 3. when the host is done, in one section of `host` (E) moves the sequence, *then* counts itself out.
+//! 3. when the host is done, in one section of `host` (E) moves the sequence, if a slot that is published then, or retiring, overlaps
+//!    the range, *then* counts itself out.
 //!
 //! A **change of the slots**
 //! 1. in one section of `host` (P) puts the slot that goes in `retiring` and publishes the new set;
@@ -50,7 +51,8 @@
 //! No entry for a page that the host takes away is left after step 2 of its change, or comes later. A leaf lies in its slot as a
 //! whole, so only slots that overlap the range can have one. Take a fault that maps through such a slot, X, and the section P
 //! that published the set in which it found X:
-//! - **P came after S.** The fault read the set with acquire, so it knows of S. It reads `active` (acquire) before the sequence:
+//! - **P came after E.** The fault read the set with acquire, so it knows of E, and what it resolved then is the page that the host has now.
+//! - **P came after S, and before E.** The fault read the set with acquire, so it knows of S. It reads `active` (acquire) before the sequence:
 //!   either it finds the change in progress, takes `host`, finds the range noted, and gives up; or the change was counted out,
 //!   and then the fault knows of E. Its ticket is from before E, and it gives up, or from after E, and then it resolved the page
 //!   that the host has now.
@@ -59,6 +61,9 @@
 //! - **P came before S, and S did not find X.** Then X went, and its `retiring` was cleared before S. So the fault's SRCU section
 //!   was waited for, and what it mapped was zapped. (A slot whose flags change goes for one with the same pages, which S finds in
 //!   its place.)
+//!
+//! In all of these E moves the sequence, for it finds X too: a slot that comes after S stays until E, or retires, or has gone as in the
+//! last case, and the fault is over.
 //!
 //! The argument takes one change at a time: others in progress only keep `active` up and the noted range wide. It needs no
 //! barrier but acquire, release and locks, as P and S are sections of one lock. Otherwise a fault could use a set that the

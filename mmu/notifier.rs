@@ -17,7 +17,7 @@ use super::flush::{self, RemoteFlush};
 use super::invalidation::{Invalidations, Number, Ticket};
 use super::pages::PageTables;
 use super::pte::PteFormat;
-use super::slots::Slot;
+use super::slots::{self, Slot};
 use super::vm_mmu::{Core, SlotSet};
 
 impl Number for Word {
@@ -79,8 +79,15 @@ impl<P: PteFormat, F: RemoteFlush> MmEvents for Core<P, F> {
         }
     }
 
-    fn invalidate_end(&self, _start: u64, _end: u64) {
-        self.changes.end(&mut self.host.lock().invalidations);
+    fn invalidate_end(&self, start: u64, end: u64) {
+        let overlap = |slots: &[Slot]| slots::gfns_of_hvas(slots, start, end).next().is_some();
+        // There may be thousands of slots: they are looked through before the lock is taken, and under it only whether they are others now.
+        let slots = self.slots.read();
+        let found = overlap(slots.get());
+        let mut host = self.host.lock();
+        let same = core::ptr::eq(&*slots, &*self.slots.read());
+        let concerns = found || !same || overlap(host.retiring.as_slice());
+        self.changes.end(&mut host.invalidations, concerns);
     }
 
     fn age(&self, start: u64, end: u64, how: AgeHow) -> bool {

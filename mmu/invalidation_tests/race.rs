@@ -47,6 +47,12 @@ enum Without {
     SlotsInSection,
     /// The notifier: what is mapped is zapped.
     Zap,
+    /// The notifier, at the end: looks for the range in the slots.
+    SlotsAtEnd,
+    /// The notifier, at the end: in the slot that is retiring too.
+    RetiringAtEnd,
+    /// The notifier, at the end: takes slots that came meanwhile for some that have the range.
+    SameAtEnd,
     /// The fault: asks whether a change concerns it.
     Concern,
     /// The fault: asks that under the read side.
@@ -65,7 +71,7 @@ enum Without {
     PublishInSection,
 }
 
-const STEPS: [Without; 18] = [
+const STEPS: [Without; 21] = [
     Without::Order(Weak::Acquire(Loc::Slots)),
     Without::Order(Weak::Release(Loc::Slots)),
     Without::Order(Weak::Acquire(Loc::Active)),
@@ -76,6 +82,9 @@ const STEPS: [Without; 18] = [
     Without::Order(Weak::Store(Loc::Sequence)),
     Without::SlotsInSection,
     Without::Zap,
+    Without::SlotsAtEnd,
+    Without::RetiringAtEnd,
+    Without::SameAtEnd,
     Without::Concern,
     Without::ReadSide,
     Without::TicketFirst,
@@ -161,7 +170,23 @@ impl Code {
             io.does(Access::Change);
             io.does(Access::Loud);
         }
-        io.host(|host| changes.end(&mut host.invalidations));
+        self.end(io, (start, end));
+    }
+
+    /// `invalidate_end`.
+    fn end(self, io: &Io<'_>, (start, end): (u64, u64)) {
+        let overlap = |slots: &[Slot]| slots::gfns_of_hvas(slots, start, end).next().is_some();
+        io.does(Access::SrcuEnter);
+        let set = io.load(Loc::Slots);
+        let found = overlap(&slots_of(set)) && !self.lacks(Without::SlotsAtEnd);
+        io.host(|host| {
+            let same = io.load(Loc::Slots) == set || self.lacks(Without::SameAtEnd);
+            let retiring = host.retiring.map(|slot| SLOTS[slot]);
+            let retires = overlap(retiring.as_slice()) && !self.lacks(Without::RetiringAtEnd);
+            let concerns = found || !same || retires;
+            self.changes(io).end(&mut host.invalidations, concerns);
+        });
+        io.does(Access::SrcuLeave);
     }
 
     /// `Core::set_slot`.
@@ -323,6 +348,21 @@ fn each_step_is_needed() {
         std::println!("{step:?}: {found:?}");
         assert!(found.is_some(), "nothing goes wrong without {step:?}");
     }
+}
+
+/// Nor does a fault start over for changes of what is in no slot, whenever they come and go.
+#[test]
+fn changes_elsewhere_are_nothing_to_a_fault() {
+    let c = Code(None);
+    let elsewhere = |io: &Io<'_>| {
+        c.invalidate(io, ELSEWHERE);
+        c.invalidate(io, ELSEWHERE);
+    };
+    let threads: [Thread<'_>; 3] = [&|io| c.fault(io, 0), &elsewhere, &|io| {
+        c.invalidate(io, ELSEWHERE)
+    }];
+    let seen = run(AT_0, &threads, None).unwrap();
+    assert_eq!(seen.unmapped, 0, "{seen:?}");
 }
 
 /// Where nothing is in the way, the page is mapped: also after changes, and during one of something else.
