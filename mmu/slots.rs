@@ -155,6 +155,15 @@ pub fn gap(slots: &[Slot], gone: GfnRange) -> GfnRange {
     }
 }
 
+/// What the tables at the edges of `gone` span, if that is within `gap`: small ones first. Those in between went with the slot's pages.
+pub fn edges(gone: GfnRange, gap: GfnRange) -> impl Iterator<Item = GfnRange> {
+    let last = Gfn(gone.end.0.saturating_sub(1));
+    [Level::L2M, Level::L1G, Level::L512G, Level::L256T]
+        .into_iter()
+        .flat_map(move |level| [level.span(gone.start), level.span(last)])
+        .filter(move |span| gap.covers(*span))
+}
+
 /// The ranges to be zapped, one after the other, when all slots go, so that each takes a bounded time however the slots lie: tables of
 /// one level in each 1 GiB, then those above, which have nothing below them any more.
 pub fn teardown(slots: &[Slot]) -> impl Iterator<Item = GfnRange> + '_ {

@@ -385,3 +385,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn tables_at_the_edges_of_a_slot_that_goes() {
+    let range = |start, end| GfnRange {
+        start: Gfn(start),
+        end: Gfn(end),
+    };
+    let spans = |gone, gap, expected: &[GfnRange]| {
+        assert!(
+            edges(gone, gap).eq(expected.iter().copied()),
+            "{gone:?} in {gap:?}"
+        );
+    };
+    // Another slot in the same 2 MiB needs each of them.
+    spans(range(5, 6), range(0, 0x100), &[]);
+    // One in the same 1 GiB, and one before it.
+    let table = range(0x200, 0x400);
+    spans(range(0x205, 0x206), range(0x100, 0x1000), &[table, table]);
+    // The two ends may have tables of their own.
+    spans(
+        range(0x3ff, 0x4_0001),
+        range(0, 0x8_0000),
+        &[
+            table,
+            range(0x4_0000, 0x4_0200),
+            range(0, 0x4_0000),
+            range(0x4_0000, 0x8_0000),
+        ],
+    );
+    assert_eq!(edges(range(5, 6), GfnRange::ALL).count(), 8);
+}

@@ -282,8 +282,10 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
     /// that are in no slot.
     fn zap_gone(&self, gone: GfnRange, gap: GfnRange) {
         self.zap(gone, true);
-        // However wide it is, there is nothing in it but tables of this slot: those of others went with them.
-        self.zap_locked(&mut self.lock.write(), gap);
+        let mut guard = self.lock.write();
+        for span in slots::edges(gone, gap) {
+            self.zap_locked(&mut guard, span);
+        }
     }
 
     /// Zaps everything, bit by bit so that the write side is let go in between.

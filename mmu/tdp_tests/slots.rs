@@ -80,7 +80,9 @@ impl<'a> World<'a> {
     fn remove(&mut self, index: usize) {
         let gone = self.slots.remove(index).gfns();
         self.zap(gone);
-        self.zap(slots::gap(&self.slots, gone));
+        for span in slots::edges(gone, slots::gap(&self.slots, gone)) {
+            self.zap(span);
+        }
     }
 
     /// What each table spans.
