@@ -4,10 +4,10 @@
 
 use kernel::prelude::*;
 
-use super::asid::{CpuAsids, Tlb, VcpuAsid};
+use super::asid::{CpuAsids, Tlb};
 use super::exit::code;
-use super::hw::{Hw, Resident, Stepped};
-use super::insn::{self, HostSave, VmcbPage};
+use super::hw::{Hw, Resident};
+use super::insn::{self, HostSave};
 use super::ledger;
 use super::shared::{Shared, SHARED};
 use super::vmcb::{event, intercept, vintr, VmcbSeg};
@@ -107,25 +107,7 @@ impl Backend for Svm {
 
     fn new_vcpu() -> Result<(Hw, Resident)> {
         let shared = SHARED.get()?;
-        let hw = Hw {
-            vmcb: VmcbPage::new()?,
-            features: shared.features,
-            shared,
-            msrpm: shared.msr_map(0, Passed::default())?,
-            off: 0,
-            all_msrs_exit: false,
-            asid: VcpuAsid::default(),
-            stale: false,
-            ledger: VcpuLedger::new(),
-            nmi_masked: false,
-            iret_rip: None,
-            stepping: false,
-            stepped: Stepped::default(),
-            soft: false,
-            sysenter_esp: 0,
-            sysenter_eip: 0,
-        };
-        Ok((hw, Resident::new()))
+        Ok((Hw::new(shared)?, Resident::new()))
     }
 
     fn init(hw: &mut Hw, _resident: &Resident, root: u64, off: u32) -> Result {

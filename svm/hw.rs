@@ -2,6 +2,8 @@
 //! A vCPU's hardware state: the VMCB as a register file, and what else goes with it.
 #![deny(unsafe_code)]
 
+use kernel::prelude::*;
+
 use super::asid::VcpuAsid;
 use super::features::Features;
 use super::insn::{self, Counted, VmcbPage};
@@ -9,6 +11,7 @@ use super::shared::Shared;
 use super::vmcb::{intercept, Vmcb};
 use crate::mmu::vm_ledger::VcpuLedger;
 use crate::model::cr::{dr6, rflags};
+use crate::model::msr::Passed;
 use crate::model::regs::Regs;
 use crate::sys::cpu::{Flag, PreemptOff, VcpuNumber, Word};
 use crate::sys::page::Pages;
@@ -91,6 +94,28 @@ impl Resident {
 }
 
 impl Hw {
+    /// For a new vCPU: nothing is set up.
+    pub(super) fn new(shared: &'static Shared) -> Result<Self> {
+        Ok(Self {
+            vmcb: VmcbPage::new()?,
+            features: shared.features,
+            shared,
+            msrpm: shared.msr_map(0, Passed::default())?,
+            off: 0,
+            all_msrs_exit: false,
+            asid: VcpuAsid::default(),
+            stale: false,
+            ledger: VcpuLedger::new(),
+            nmi_masked: false,
+            iret_rip: None,
+            stepping: false,
+            stepped: Stepped::default(),
+            soft: false,
+            sysenter_esp: 0,
+            sysenter_eip: 0,
+        })
+    }
+
     /// The control block as a register file.
     pub(super) fn vmcb(&mut self) -> &mut Vmcb {
         self.vmcb.get_mut()
