@@ -9,7 +9,6 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 
 use crate::hv::backend::Backend;
-use crate::hv::host_tsc;
 use crate::hv::user;
 use crate::hv::vcpu::Loaded;
 use crate::hv::vm::Vm;
@@ -74,7 +73,7 @@ pub(crate) fn get<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<isize> {
         ..kvm_clock_data::default()
     };
     // Where the CPUs' counters differ, one of them tells nothing; KVM leaves out both then.
-    if host_tsc::is_stable() {
+    if cpu::tsc_stable() {
         data.flags = uapi::KVM_CLOCK_REALTIME | uapi::KVM_CLOCK_HOST_TSC;
         (data.realtime, data.host_tsc) = (now.real, now.tsc);
     }

@@ -7,18 +7,10 @@
 
 use crate::sys::cpu::{self, Flag, PreemptOff, Word};
 
-/// In [`cpu::tsc_news`]: the CPUs' counters differ. (Once they do, they do for good.)
-const UNSTABLE: u64 = 1 << 63;
-
-/// Are the counters of the host's CPUs one?
-pub(crate) fn is_stable() -> bool {
-    cpu::tsc_news() & UNSTABLE == 0
-}
-
 /// What a vCPU knows of the host's counter. Used by the thread that has the vCPU loaded, and its scheduler callbacks.
 pub(crate) struct HostTsc {
-    /// The suspends that it knows of.
-    resumes: Word,
+    /// [`cpu::tsc_place`], where its thread was last; 0: nowhere.
+    place: Word,
     /// The vCPU's offset is not good here.
     changed: Flag,
     /// The CPUs' counters differ.
@@ -41,7 +33,7 @@ pub(crate) enum From {
 impl HostTsc {
     pub(crate) fn new() -> Self {
         Self {
-            resumes: Word::new(),
+            place: Word::new(),
             changed: Flag::new(false),
             unstable: Flag::new(false),
             left: Word::new(),
@@ -51,10 +43,19 @@ impl HostTsc {
     /// The vCPU's thread got a CPU.
     #[inline]
     pub(crate) fn arrive(&self) {
-        let news = cpu::tsc_news();
-        if news != self.resumes.get() {
-            self.resumes.set(news & !UNSTABLE);
-            self.unstable.set(news & UNSTABLE != 0);
+        let place = cpu::tsc_place();
+        if place != self.place.get() {
+            self.moved(place);
+        }
+    }
+
+    #[cold]
+    fn moved(&self, place: u64) {
+        let resumed = (place ^ self.place.get()) >> 32 != 0;
+        let unstable = !cpu::tsc_stable();
+        self.place.set(place);
+        self.unstable.set(unstable);
+        if resumed || unstable {
             self.changed.set(true);
         }
     }

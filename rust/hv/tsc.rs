@@ -5,7 +5,7 @@ use kernel::prelude::*;
 use kernel::sync::atomic::Relaxed;
 
 use crate::hv::backend::Backend;
-use crate::hv::host_tsc::{self, From};
+use crate::hv::host_tsc::From;
 use crate::hv::user;
 use crate::hv::vcpu::Loaded;
 use crate::hv::vm::Vm;
@@ -68,7 +68,7 @@ impl Tsc {
             ns: now.host,
             scaled: self.scale.apply(now.tsc),
             khz: self.khz,
-            stable: host_tsc::is_stable(),
+            stable: cpu::tsc_stable(),
         }
     }
 

@@ -404,6 +404,6 @@ pub(crate) use ffi::{
     lodge_null_seg_clears_base as null_seg_clears_base, lodge_pred_cmd as pred_cmd,
     lodge_rdtsc as rdtsc, lodge_spec_ctrl_takes as spec_ctrl_takes,
     lodge_split_locks_trap as split_locks_trap, lodge_tsc_khz as tsc_khz,
-    lodge_tsc_lost as tsc_lost, lodge_tsc_news as tsc_news,
+    lodge_tsc_lost as tsc_lost, lodge_tsc_place as tsc_place, lodge_tsc_stable as tsc_stable,
     lodge_virtual_spec_ctrl as virtual_spec_ctrl,
 };

@@ -41,7 +41,8 @@ unsafe extern "C" {
     pub(crate) fn lodge_kick_self();
     pub(crate) safe fn lodge_tsc_khz() -> u32;
     pub(crate) safe fn lodge_rdtsc() -> u64;
-    pub(crate) safe fn lodge_tsc_news() -> u64;
+    pub(crate) safe fn lodge_tsc_place() -> u64;
+    pub(crate) safe fn lodge_tsc_stable() -> bool;
     pub(crate) safe fn lodge_tsc_lost() -> u64;
     pub(crate) fn lodge_rdmsr(msr: u32) -> u64;
     pub(crate) fn lodge_wrmsr(msr: u32, value: u64);

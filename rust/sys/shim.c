@@ -161,10 +161,13 @@ static int virt_cpu_offline(unsigned int cpu)
 static u64 tsc_at_suspend, tsc_resumes, tsc_lost;
 
 /*
- * Any context. How many resumes there were, with bit 63 for CPUs whose counters differ. What changed before the count did is seen with it:
- * tasks were frozen.
+ * Any context. What a counter's offset is good for: this CPU, since this resume; never 0. What changed before the count of resumes did is seen
+ * with it: tasks were frozen.
  */
-u64 lodge_tsc_news(void) { return READ_ONCE(tsc_resumes) | (u64)check_tsc_unstable() << 63; }
+u64 lodge_tsc_place(void) { return READ_ONCE(tsc_resumes) << 32 | (raw_smp_processor_id() + 1); }
+
+/* The counters of all CPUs are one. Once they are not, they never are again. */
+bool lodge_tsc_stable(void) { return !check_tsc_unstable(); }
 u64 lodge_tsc_lost(void) { return READ_ONCE(tsc_lost); }
 
 /* syscore: one CPU left, interrupts off. */
