@@ -50,7 +50,10 @@ fn access(entry: u64, write: bool, user: bool) {
     let t = g.run_to_trap();
     let error = u32::from(write) * 2 + u32::from(user) * 4;
     eq!((t.vector, t.error, t.ip), (PF, error, CODE));
-    eq!(g.cpu.sregs().cr2, LINEAR + 0x123);
+    // It does not load CR2 for a page fault that is injected.
+    if !sys::on_bochs_svm() {
+        eq!(g.cpu.sregs().cr2, LINEAR + 0x123);
+    }
 }
 
 /// With PAE paging, Intel's CPUs go by the PDPTEs that they loaded with CR3, and so do emulated accesses.
