@@ -12,7 +12,7 @@ slower=1
 if [ "$KERNEL" = debug ]; then slower=4; fi
 
 # Longest first, so that the last one to run is a short one.
-SUITES="amd intel amd-bochs host intel-haswell ledger la57 qemu lifecycle intel-lynnfield amd-bochs-spec previous refuse-penryn refuse-lockedvmx refuse-lockedsvm unstable-tsc perf refuse-nonpt refuse-nosvm"
+SUITES="amd intel amd-bochs host previous intel-haswell ledger la57 qemu lifecycle intel-lynnfield amd-bochs-spec refuse-penryn refuse-lockedvmx refuse-lockedsvm unstable-tsc perf refuse-nonpt refuse-nosvm"
 REFUSALS="refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
 LONG_SUITES="long-amd long-kvm-ioctls long-qemu long-host long-swap long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-amd-bochs long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
