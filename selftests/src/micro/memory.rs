@@ -422,16 +422,11 @@ fn code_replaced() {
     g.expect(&out(0x10, &[0x33]));
 }
 
-/// A page with an uncorrectable error: the vCPU's thread gets the signal of an access of its own, and other pages go on working.
-fn poisoned() {
-    const PAGE: u64 = 3 << 20;
-    let g = Guest::new(Mode::Long);
-    g.load(|a| {
-        a.mov(rax, qword_ptr(PAGE + 0x128))?;
-        a.hlt()
-    });
-    g.mem.wr(PAGE as usize, 1u8);
-    if let Err(e) = g.mem.advise(PAGE as usize, 4096, libc::MADV_HWPOISON) {
+/// The page at `page` is lost to an uncorrectable error, and the guest runs into it: the vCPU's thread gets the signal of an access of its own. Then
+/// there is a new page in its place.
+pub(super) fn run_into_poison(g: &Guest, page: u64) {
+    g.mem.wr(page as usize, 1u8);
+    if let Err(e) = g.mem.advise(page as usize, 4096, libc::MADV_HWPOISON) {
         harness::skip(&format!("the kernel poisons no pages: errno {e}"));
     }
     // Blocked but for the time of the run, so that it can be looked at.
@@ -447,13 +442,23 @@ fn poisoned() {
     eq!(e, Exit::Err(libc::EINTR, kvm_bindings::KVM_EXIT_INTR));
     // The address is that of the page.
     const BUS_MCEERR_AR: i32 = 4;
-    let hva = g.mem.addr() + PAGE;
+    let hva = g.mem.addr() + page;
     eq!(sys::take_signal(libc::SIGBUS), Some((BUS_MCEERR_AR, hva)));
-    // A new page in its place, and the guest goes on.
     eq!(
-        g.mem.advise(PAGE as usize, 4096, libc::MADV_DONTNEED),
+        g.mem.advise(page as usize, 4096, libc::MADV_DONTNEED),
         Ok(0)
     );
+}
+
+/// A page with an uncorrectable error: other pages go on working.
+fn poisoned() {
+    const PAGE: u64 = 3 << 20;
+    let g = Guest::new(Mode::Long);
+    g.load(|a| {
+        a.mov(rax, qword_ptr(PAGE + 0x128))?;
+        a.hlt()
+    });
+    run_into_poison(&g, PAGE);
     eq!(g.cpu.run(), Exit::Hlt, "{}", g.describe());
     eq!(g.cpu.regs().rax, 0);
 }

@@ -2,6 +2,7 @@
 //! Real mode, protected mode without paging, and what lies between them: where Intel's CPUs without unrestricted guest need an emulator,
 //! and the others do not.
 
+use super::memory::run_into_poison;
 use crate::guest::*;
 use crate::harness::{self, Test};
 use crate::kvm::*;
@@ -344,30 +345,9 @@ fn identity_map() {
 fn poisoned_code() {
     const PAGE: u64 = 0xa000;
     let g = Guest::new(Mode::Real);
-    g.mem.wr(PAGE as usize, 0x90u8);
-    if let Err(e) = g.mem.advise(PAGE as usize, 4096, libc::MADV_HWPOISON) {
-        harness::skip(&format!("the kernel poisons no pages: errno {e}"));
-    }
     g.load(|a| a.jmp(PAGE));
-    // Blocked but for the time of the run, so that it can be looked at.
-    sys::block(libc::SIGBUS, true);
-    let mut mask = [0u8; 12];
-    mask[0] = 8;
-    crate::must!(sys::ioctl(
-        g.cpu.fd.0.raw(),
-        SET_SIGNAL_MASK,
-        sys::Arg::Buf(&mut mask)
-    ));
-    let e = g.cpu.run();
-    eq!(e, Exit::Err(libc::EINTR, kvm_bindings::KVM_EXIT_INTR));
-    const BUS_MCEERR_AR: i32 = 4;
-    let hva = g.mem.addr() + PAGE;
-    eq!(sys::take_signal(libc::SIGBUS), Some((BUS_MCEERR_AR, hva)));
-    // A new page in its place, and the guest goes on.
-    eq!(
-        g.mem.advise(PAGE as usize, 4096, libc::MADV_DONTNEED),
-        Ok(0)
-    );
+    run_into_poison(&g, PAGE);
+    // The guest goes on in the new page.
     g.mem.wr(PAGE as usize, 0xf4u8);
     eq!(g.cpu.run(), Exit::Hlt, "{}", g.describe());
 }
