@@ -510,4 +510,14 @@ impl Vcpu {
     pub fn interrupt(&self, vector: u32) -> Res {
         self.fd.give(INTERRUPT, &kvm_interrupt { irq: vector })
     }
+    /// KVM_SET_GUEST_DEBUG with these bits beside ENABLE (none: it ends), and with breakpoints.
+    pub fn guest_debug(&self, bits: u32, at: [u64; 4], dr7: u64) -> Res {
+        let mut d: kvm_guest_debug = sys::filled(0);
+        if bits != 0 {
+            d.control = KVM_GUESTDBG_ENABLE | bits;
+        }
+        d.arch.debugreg[..4].copy_from_slice(&at);
+        d.arch.debugreg[7] = dr7;
+        self.fd.give(SET_GUEST_DEBUG, &d)
+    }
 }

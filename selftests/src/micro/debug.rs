@@ -34,16 +34,8 @@ fn on_step_capable() {
     }
 }
 
-fn control(bits: u32) -> kvm_guest_debug {
-    let mut d: kvm_guest_debug = filled(0);
-    if bits != 0 {
-        d.control = KVM_GUESTDBG_ENABLE | bits;
-    }
-    d
-}
-
 fn debug(c: &Vcpu, bits: u32) {
-    eq!(c.fd.give(SET_GUEST_DEBUG, &control(bits)), Ok(0));
+    eq!(c.guest_debug(bits, [0; 4], 0), Ok(0));
 }
 
 /// Runs to KVM_EXIT_DEBUG of a #DB; gives where, and DR6.
@@ -163,10 +155,8 @@ fn hides_flag() {
 }
 
 fn breakpoint(c: &Vcpu, at: [u64; 4], enable: u64, more: u32) {
-    let mut d = control(KVM_GUESTDBG_USE_HW_BP | more);
-    d.arch.debugreg[..4].copy_from_slice(&at);
-    d.arch.debugreg[7] = enable;
-    eq!(c.fd.give(SET_GUEST_DEBUG, &d), Ok(0));
+    let bits = KVM_GUESTDBG_USE_HW_BP | more;
+    eq!(c.guest_debug(bits, at, enable), Ok(0));
 }
 
 fn hw_breakpoint() {
@@ -280,7 +270,7 @@ fn inject() {
     debug(&g.cpu, KVM_GUESTDBG_INJECT_DB);
     for bits in [KVM_GUESTDBG_INJECT_DB, KVM_GUESTDBG_INJECT_BP] {
         eq!(
-            g.cpu.fd.give(SET_GUEST_DEBUG, &control(bits)),
+            g.cpu.guest_debug(bits, [0; 4], 0),
             Err(EBUSY),
             "one is waiting"
         );
