@@ -251,6 +251,8 @@ fn failed_at(at: Gpa, n: usize, left: usize) -> GuestMemError {
 
 impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
     /// None: a leaf was in the way and is gone now; try again.
+    // In the loop that tries again, all that does not change in it would be worked out, and put on the stack, ahead of the first try.
+    #[inline(never)]
     fn fault(
         &self,
         cache: &mut TableCache,

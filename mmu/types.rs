@@ -247,13 +247,8 @@ impl Level {
 
     /// log2 of the 4 KiB pages an entry of this level spans.
     pub const fn page_shift(self) -> u32 {
-        match self {
-            Self::L4K => 0,
-            Self::L2M => 9,
-            Self::L1G => 18,
-            Self::L512G => 27,
-            Self::L256T => 36,
-        }
+        // Each level's tables have 512 entries.
+        (self.number() as u32).wrapping_sub(1).wrapping_mul(9)
     }
 
     /// 4 KiB pages an entry of this level spans.

@@ -5,6 +5,7 @@
 
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
+use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
@@ -270,10 +271,10 @@ impl HostPage {
     }
 
     /// Drops the reference of a page that the guest can write to from now on. Before `mmu_lock` is let go; any context.
-    pub(crate) fn put_dirty(mut self) {
-        let page = core::mem::replace(&mut self.raw.page, core::ptr::null_mut());
-        // SAFETY: by the invariant; `drop` finds null now.
-        unsafe { lodge_host_page_put(page, true) };
+    pub(crate) fn put_dirty(self) {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: by the invariant; `drop` does not run.
+        unsafe { lodge_host_page_put(this.raw.page, true) };
     }
 }
 
