@@ -177,6 +177,11 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn halt(&mut self, len: u8) -> Flow {
         self.count(Stat::HaltExits);
         self.skip(len);
+        // What is queued here user space has handed over already: it would wait for something else.
+        let gates = self.gates();
+        if self.state.events.wakes(&gates) {
+            return Flow::Resume;
+        }
         self.run.set_reason(uapi::KVM_EXIT_HLT);
         Flow::User
     }

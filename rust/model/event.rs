@@ -143,7 +143,7 @@ enum Stage {
 pub struct EventQueue {
     exception: Option<(Exception, Stage)>,
     interrupt: Option<Interrupt>,
-    /// Another event went first: the interrupt waits until the guest takes one.
+    /// The interrupt is not what this entry injects: it waits until the guest takes one.
     deferred: bool,
     nmi_injected: bool,
     nmi_pending: u8,
@@ -180,11 +180,10 @@ impl EventQueue {
         }
     }
 
-    /// KVM_INTERRUPT, an acknowledged interrupt, or a bit of KVM_SET_SREGS: delivers `vector` at the next entry, whatever
-    /// RFLAGS.IF is, unless another event goes first: the instruction that user space completes may end in an exception, whose
-    /// handler clears IF. It replaces one that was queued and not delivered.
+    /// KVM_INTERRUPT, an acknowledged interrupt, or a bit of KVM_SET_SREGS: delivers `vector` at the next entry if the guest takes
+    /// interrupts then, and no other event goes first; otherwise as soon as it does. (The instruction that user space completes may end
+    /// in an exception, whose handler clears IF.) It replaces one that was queued and not delivered.
     pub fn queue_interrupt(&mut self, vector: u8) {
-        self.deferred = false;
         self.interrupt = Some(Interrupt {
             vector,
             soft: false,
@@ -293,7 +292,7 @@ impl EventQueue {
         self.exception.is_some()
             || self.triple_fault
             || self.nmi_injected
-            || self.interrupt.is_some() && self.irq_due(gates)
+            || self.irq_due(gates)
             || self.nmi_pending != 0 && self.nmi_open(gates)
             || gates.irq_waiting && gates.irq_open()
     }
@@ -302,9 +301,13 @@ impl EventQueue {
         !self.nmi_masked && !gates.shadow && !gates.closed
     }
 
-    /// The queued interrupt, if there is one, may be injected.
+    /// There is an interrupt, and it may be injected. A delivery that was cut short finds RFLAGS.IF as it was, set; one of which
+    /// user space has said that it be injected waits until the guest takes interrupts, as no CPU delivers it before.
     const fn irq_due(&self, gates: &Gates) -> bool {
-        !self.deferred || gates.irq_open()
+        match self.interrupt {
+            Some(i) => i.soft || gates.irq_open(),
+            None => false,
+        }
     }
 
     /// Chooses the event to inject at this entry. Order: what was interrupted in its delivery, a pending exception (it belongs to

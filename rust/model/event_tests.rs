@@ -502,6 +502,40 @@ fn gates() -> impl Strategy<Value = Gates> {
     })
 }
 
+/// User space may save the events and give them back while an interrupt waits for a handler with interrupts off.
+#[test]
+fn a_kept_interrupt_waits_after_a_restore_too() {
+    let closed = Gates {
+        if_flag: false,
+        ..OPEN
+    };
+    let shadow = Gates {
+        shadow: true,
+        ..OPEN
+    };
+    let mut q = EventQueue::new();
+    q.queue_interrupt(0x20);
+    let saved = q.save();
+    assert!(q.restore(&saved).is_ok());
+    for gates in [closed, shadow] {
+        let plan = q.plan(&gates);
+        assert_eq!((plan.next, plan.irq_window), (Next::None, true));
+        q.complete(None);
+        assert!(!q.wakes(&gates));
+    }
+    assert!(q.wakes(&OPEN));
+    assert!(matches!(next(&mut q, OPEN), Next::Interrupt(i) if i.vector == 0x20));
+    // INT n is no interrupt that waits for anything.
+    let was = Vectoring {
+        kind: Kind::Software,
+        vector: 0x80,
+        error: None,
+        insn_len: 2,
+    };
+    q.complete(Some(was));
+    assert!(matches!(next(&mut q, closed), Next::Interrupt(i) if i.soft));
+}
+
 proptest! {
     /// Whatever happens, an entry is planned soundly.
     #[test]
@@ -539,6 +573,9 @@ proptest! {
                     if before.exception.is_some() {
                         let is_exception = matches!(plan.next, Next::Exception { .. });
                         prop_assert!(is_exception);
+                    }
+                    if let Next::Interrupt(i) = plan.next {
+                        prop_assert!(i.soft || g.irq_open());
                     }
                     // A waiting NMI is never forgotten.
                     prop_assert!(!q.nmi_waiting() || plan.nmi_window || plan.exit_at_once);

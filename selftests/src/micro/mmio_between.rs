@@ -4,10 +4,11 @@
 use super::mmio::{guest, rd, wr};
 use crate::guest::*;
 use crate::harness::{self, Test};
-use crate::kvm::Exit;
+use crate::kvm::*;
 use crate::sys::{self, Map};
-use crate::{check, eq};
+use crate::{check, eq, must};
 use iced_x86::code_asm::*;
+use kvm_bindings::{kvm_regs, kvm_vcpu_events};
 
 pub const TESTS: &[Test] = &[
     Test::new("micro/mmio_changed_tables", changed_tables).no_ab(),
@@ -15,6 +16,7 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/mmio_to_ss_single_step", to_ss_single_step).no_ab(),
     // The in-tree KVM loses the interrupt.
     Test::new("micro/mmio_interrupt_then_fault", interrupt_then_fault).no_ab(),
+    Test::new("micro/mmio_interrupt_then_halt", interrupt_then_halt).no_ab(),
 ];
 
 /// Between two accesses of one instruction, in which the guest is not entered, only our own walk sees that its tables or registers
@@ -103,11 +105,12 @@ fn changed_registers() {
     check!((r.rsi, r.rbp, r.rcx) == (0x1234, 0x5678, 1), "{r:x?}");
 }
 
-/// User space may queue an interrupt where the instruction is not finished; that one ends in a fault. The fault goes first, and the
-/// interrupt comes as soon as the handler takes interrupts.
-fn interrupt_then_fault() {
-    const FAR: u64 = 1 << 30;
-    const IF: u64 = 1 << 9;
+const FAR: u64 = 1 << 30;
+/// The entry of the guest's tables for FAR.
+const FAR_ENTRY: usize = (PD + 8 * (FAR >> 21)) as usize;
+
+/// User space may queue an interrupt where the instruction is not finished; that one ends in a fault.
+fn interrupted_fault() -> (Guest, Trap) {
     let g = guest(|a| {
         a.cld()?;
         a.mov(esi, ebx)?;
@@ -116,8 +119,7 @@ fn interrupt_then_fault() {
         a.nop()?;
         a.movsb()
     });
-    let entry = (PD + 8 * (FAR >> 21)) as usize;
-    g.mem.wr(entry, 0u64);
+    g.mem.wr(FAR_ENTRY, 0u64);
     g.expect(&rd(0, 1));
     check!(g.cpu.ready(), "interrupts are on");
     eq!(g.cpu.interrupt(0x30), Ok(0));
@@ -126,8 +128,15 @@ fn interrupt_then_fault() {
     eq!((fault.vector, fault.error), (14, 2));
     check!(!g.cpu.ready(), "an interrupt waits already");
     eq!(g.cpu.sregs().interrupt_bitmap[0], 1 << 0x30);
+    (g, fault)
+}
+
+/// The fault goes first, and the interrupt comes as soon as the handler takes interrupts.
+fn interrupt_then_fault() {
+    const IF: u64 = 1 << 9;
+    let (g, fault) = interrupted_fault();
     // The first page of memory is there now.
-    g.mem.wr(entry, 0x87u64);
+    g.mem.wr(FAR_ENTRY, 0x87u64);
     let again = |ip| {
         let mut r = g.cpu.regs();
         (r.rip, r.rsp, r.rflags) = (ip, STACK, r.rflags | IF);
@@ -141,6 +150,30 @@ fn interrupt_then_fault() {
     g.cpu.answer(&[0x5a]);
     g.expect(&Exit::Hlt);
     eq!(g.mem.rd::<u8>(0), 0x5a);
+}
+
+/// The same if user space saves the events meanwhile and gives them back; and a guest that halts instead has been woken already.
+fn interrupt_then_halt() {
+    const HANDLER: u64 = 0xa000;
+    let (g, _) = interrupted_fault();
+    let events: kvm_vcpu_events = must!(g.cpu.fd.take(GET_VCPU_EVENTS));
+    eq!((events.interrupt.injected, events.interrupt.nr), (1, 0x30));
+    let (regs, sregs) = (g.cpu.regs(), g.cpu.sregs());
+    g.cpu.set_regs(&regs);
+    g.cpu.set_sregs(&sregs);
+    eq!(g.cpu.fd.give(SET_VCPU_EVENTS, &events), Ok(0));
+    g.load_at(HANDLER, |a| {
+        a.out(0x20, al)?;
+        a.sti()?;
+        a.hlt()
+    });
+    g.cpu.set_regs(&kvm_regs {
+        rip: HANDLER,
+        ..regs
+    });
+    check!(matches!(g.cpu.run(), Exit::Io { port: 0x20, .. }), "IF=0");
+    let t = g.run_to_trap();
+    eq!((t.vector, t.ip), (0x30, HANDLER + 4), "behind HLT");
 }
 
 /// SS from a device while the guest steps singly: the trap is held back for one instruction more, as by any MOV to SS.
