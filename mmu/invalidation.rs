@@ -7,37 +7,57 @@
 //! `invalidation_tests/` tries all interleavings, also without any one of the steps.
 #![forbid(unsafe_code)]
 
-/// How many changes have begun and not ended, and user addresses that hold all of theirs. Kept under a lock.
+/// How many changes at once are told apart: as many threads of a process change its address space, or the host does for it.
+const APART: usize = 8;
+
+/// A range of user addresses.
+type Range = (u64, u64);
+
+/// The changes that have begun and not ended. Kept under a lock.
 ///
-/// Only one range is kept: with several at once it may hold addresses that none of them concerns, and a fault there tries again
-/// for nothing.
+/// The ranges of a few are kept as they are. Those of more share one that holds all of them, and so maybe addresses that none of them
+/// concerns: a fault there tries again for nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Invalidations {
     count: u64,
-    start: u64,
-    end: u64,
+    apart: [Option<Range>; APART],
+    /// How many are not in `apart`, and a range that holds theirs.
+    shared: u64,
+    hull: Range,
 }
 
 impl Invalidations {
     /// A change of `start..end` begins.
     pub fn begin(&mut self, start: u64, end: u64) {
-        if self.count == 0 {
-            (self.start, self.end) = (start, end);
-        } else {
-            self.start = self.start.min(start);
-            self.end = self.end.max(end);
-        }
         self.count = self.count.saturating_add(1);
+        match self.apart.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some((start, end)),
+            None => self.share((start, end)),
+        }
     }
 
-    /// A change ends. Its range is still blocked as long as any other goes on.
-    pub fn end(&mut self) {
+    /// A change ends that began with the same range: the memory manager gives both from one structure.
+    pub fn end(&mut self, start: u64, end: u64) {
         self.count = self.count.saturating_sub(1);
+        let own = Some((start, end));
+        match self.apart.iter_mut().find(|place| **place == own) {
+            Some(place) => *place = None,
+            None => self.shared = self.shared.saturating_sub(1),
+        }
+    }
+
+    fn share(&mut self, (start, end): Range) {
+        self.hull = match self.shared {
+            0 => (start, end),
+            _ => (self.hull.0.min(start), self.hull.1.max(end)),
+        };
+        self.shared = self.shared.saturating_add(1);
     }
 
     /// Whether a change in progress may concern `start..end`: nothing may be mapped there now.
     pub fn concern(&self, start: u64, end: u64) -> bool {
-        self.count != 0 && start < self.end && self.start < end
+        let overlaps = |range: &Range| start < range.1 && range.0 < end;
+        self.shared != 0 && overlaps(&self.hull) || self.apart.iter().flatten().any(overlaps)
     }
 }
 
@@ -69,6 +89,7 @@ impl<N: Number> HostChanges<N> {
 
     /// For a fault, before it looks at the host's page tables: what had ended by then is seen there (acquire here, release in
     /// [`Self::end`]).
+    #[inline]
     pub fn ticket(&self) -> Ticket {
         Ticket(self.sequence.load())
     }
@@ -79,13 +100,14 @@ impl<N: Number> HostChanges<N> {
         self.active.store(now.count);
     }
 
-    /// A change ends. Under the lock. If it is none that `concerns` a slot, as they are now or one that is retiring, no fault need know of it.
-    pub fn end(&self, now: &mut Invalidations, concerns: bool) {
+    /// A change of `start..end` ends. Under the lock. If it is none that `concerns` a slot, as they are now or one that is retiring, no fault
+    /// need know of it.
+    pub fn end(&self, now: &mut Invalidations, start: u64, end: u64, concerns: bool) {
         // First: who sees that it is no longer in progress has to see that it ended.
         if concerns {
             self.sequence.store(self.sequence.load().wrapping_add(1));
         }
-        now.end();
+        now.end(start, end);
         self.active.store(now.count);
     }
 
@@ -93,6 +115,7 @@ impl<N: Number> HostChanges<N> {
     /// [`Invalidations::concern`] for all addresses of the leaf; it is called only while changes are in progress. It holds until
     /// whoever changes something can zap the leaf, so the caller holds what keeps him out, from before this call until the leaf
     /// is visible.
+    #[inline]
     pub fn allow(&self, ticket: Ticket, concern: impl FnOnce() -> bool) -> bool {
         // In this order, for the same reason.
         let concerned = self.active.load() != 0 && concern();

@@ -65,7 +65,7 @@
 //! In all of these E moves the sequence, for it finds X too: a slot that comes after S stays until E, or retires, or has gone as in the
 //! last case, and the fault is over.
 //!
-//! The argument takes one change at a time: others in progress only keep `active` up and the noted range wide. It needs no
+//! The argument takes one change at a time: others in progress only keep `active` up and, if they are many, the noted range wide. It needs no
 //! barrier but acquire, release and locks, as P and S are sections of one lock. Otherwise a fault could use a set that the
 //! notifier did not see yet, and not see `active` either. `invalidation_tests/race.rs` tries all interleavings, on memory that is
 //! weaker than x86's, and shows for each step what goes wrong without it.

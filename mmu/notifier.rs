@@ -53,10 +53,16 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
     /// Whether a fault that has this ticket may map a page whose leaf is at the user addresses `start..end`.
     ///
     /// # Context
-    /// The read side of `mmu_lock` is held, and until the entry is visible.
+    /// The read side of `mmu_lock` is held, and until the entry is visible. Otherwise the answer is only a hint.
+    #[inline]
     pub(super) fn may_map(&self, ticket: Ticket, start: u64, end: u64) -> bool {
-        let concern = || self.host.lock().invalidations.concern(start, end);
-        self.changes.allow(ticket, concern)
+        self.changes.allow(ticket, || self.concern(start, end))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn concern(&self, start: u64, end: u64) -> bool {
+        self.host.lock().invalidations.concern(start, end)
     }
 }
 
@@ -87,7 +93,8 @@ impl<P: PteFormat, F: RemoteFlush> MmEvents for Core<P, F> {
         let mut host = self.host.lock();
         let same = core::ptr::eq(&*slots, &*self.slots.read());
         let concerns = found || !same || overlap(host.retiring.as_slice());
-        self.changes.end(&mut host.invalidations, concerns);
+        self.changes
+            .end(&mut host.invalidations, start, end, concerns);
     }
 
     fn age(&self, start: u64, end: u64, how: AgeHow) -> bool {

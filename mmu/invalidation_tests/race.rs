@@ -184,7 +184,8 @@ impl Code {
             let retiring = host.retiring.map(|slot| SLOTS[slot]);
             let retires = overlap(retiring.as_slice()) && !self.lacks(Without::RetiringAtEnd);
             let concerns = found || !same || retires;
-            self.changes(io).end(&mut host.invalidations, concerns);
+            self.changes(io)
+                .end(&mut host.invalidations, start, end, concerns);
         });
         io.does(Access::SrcuLeave);
     }
