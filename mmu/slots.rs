@@ -155,13 +155,17 @@ pub fn gap(slots: &[Slot], gone: GfnRange) -> GfnRange {
     }
 }
 
-/// What the tables at the edges of `gone` span, if that is within `gap`: small ones first. Those in between went with the slot's pages.
-pub fn edges(gone: GfnRange, gap: GfnRange) -> impl Iterator<Item = GfnRange> {
+/// What the tables span that may be left of `gone` when its pages are zapped, if that is within `gap`: small ones first. Below 512 GiB those
+/// are at its edges; what is between went with the pages, which are zapped by 1 GiB.
+pub fn left_tables(gone: GfnRange, gap: GfnRange) -> impl Iterator<Item = GfnRange> {
     let last = Gfn(gone.end.0.saturating_sub(1));
-    [Level::L2M, Level::L1G, Level::L512G, Level::L256T]
+    let small = [Level::L2M, Level::L1G]
         .into_iter()
-        .flat_map(move |level| [level.span(gone.start), level.span(last)])
-        .filter(move |span| gap.covers(*span))
+        .flat_map(move |level| [level.span(gone.start), level.span(last)]);
+    let large = [Level::L512G, Level::L256T]
+        .into_iter()
+        .flat_map(move |level| gone.widened(level).parts_of(level));
+    small.chain(large).filter(move |span| gap.covers(*span))
 }
 
 /// The ranges to be zapped, one after the other, when all slots go, so that each takes a bounded time however the slots lie: tables of

@@ -283,8 +283,9 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
     fn zap_gone(&self, gone: GfnRange, gap: GfnRange) {
         self.zap(gone, true);
         let mut guard = self.lock.write();
-        for span in slots::edges(gone, gap) {
+        for span in slots::left_tables(gone, gap) {
             self.zap_locked(&mut guard, span);
+            guard = self.let_others(guard, true);
         }
     }
 

@@ -34,7 +34,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Adds a slot, unless there is one, and maps its first page, its last, and one in each 2 MiB if they are few.
+    /// Adds a slot, unless there is one, and maps its first page, its last, one in the first of its 2 MiB, and one in each 512 GiB.
     fn add(&mut self, base: u64, npages: u64) {
         let slot = Slot {
             id: 0,
@@ -53,7 +53,8 @@ impl<'a> World<'a> {
         let at = self.slots.partition_point(|s| s.base_gfn < slot.base_gfn);
         self.slots.insert(at, slot);
         let inner = (base..base + npages).step_by(512).take(8);
-        for gfn in inner.chain([base + npages - 1]) {
+        let far = (base..base + npages).step_by(1 << 27).take(8);
+        for gfn in inner.chain(far).chain([base + npages - 1]) {
             let map = map_of(gfn, RW, Level::L4K);
             let mut counts = Counts::default();
             self.tdp
@@ -80,7 +81,7 @@ impl<'a> World<'a> {
     fn remove(&mut self, index: usize) {
         let gone = self.slots.remove(index).gfns();
         self.zap(gone);
-        for span in slots::edges(gone, slots::gap(&self.slots, gone)) {
+        for span in slots::left_tables(gone, slots::gap(&self.slots, gone)) {
             self.zap(span);
         }
     }
@@ -109,8 +110,13 @@ fn a_slot_that_goes_takes_its_tables_with_it() {
         world.remove(0);
         assert_eq!(world.tables().len(), 0);
     }
-    // Beside another, which keeps the tables that both need.
+    // One of 2 TiB, touched here and there, beside another.
     world.add(5, 1);
+    world.add(1 << 20, 1 << 29);
+    assert!(world.tables().len() > 11);
+    world.remove(1);
+    assert_eq!(world.tables().len(), 3);
+    // Small ones beside another, which keeps the tables that both need.
     for n in 1..1000 {
         world.add(n * 512, 1);
         world.remove(1);
@@ -160,7 +166,8 @@ fn places() -> impl Strategy<Value = Vec<(u64, u64)>> {
     let mid = prop_oneof![Just(0u64), Just(1), Just(3), Just(511)];
     let low = prop_oneof![Just(0u64), Just(1), Just(510), Just(511)];
     let base = (top, mid, low).prop_map(|(t, m, l)| (t << 18) + (m << 9) + l);
-    let pages = prop_oneof![4 => 1u64..4, 2 => 500u64..1500, 1 => Just(1u64 << 19)];
+    let pages =
+        prop_oneof![4 => 1u64..4, 2 => 500u64..1500, 1 => Just(1u64 << 19), 1 => Just(3u64 << 27)];
     prop::collection::vec((base, pages), 1..12)
 }
 
