@@ -14,7 +14,7 @@ use super::slots::{self, Slot};
 use super::storage::Counts;
 use super::tdp::{Map, MapError, Tdp};
 use super::vm_mmu::{Core, Mmu, SlotSet};
-use super::{Access, Gfn, Gpa, Level, MemType, Perms, Pfn};
+use super::{Access, Gfn, Gpa, Level, MemType, Perms, Pfn, PAGE_SIZE};
 
 /// What became of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,6 +272,10 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         };
         // Before anything is looked at that the host may change.
         let ticket = self.changes.ticket();
+        // Sure to be refused below: the host is spared bringing in a page that it is about to take away.
+        if !self.may_map(ticket, hva.0, hva.0.saturating_add(PAGE_SIZE)) {
+            return Ok(Some(FaultOutcome::Retry));
+        }
         let may_write = slot.perms(access, true).write;
         let page = match HostPage::get(hva.0, access.write, may_write) {
             Ok(page) => page,
