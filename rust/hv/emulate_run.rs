@@ -100,7 +100,7 @@ impl<B: Backend> Loaded<'_, B> {
         }
         let (kind, len) = match self.identify() {
             Ok(found) => found,
-            Err(None) if self.code_at_rip()? == Populated::Retry => return Ok(Flow::Resume),
+            Err(None) if self.unread_code()? == Populated::Retry => return Ok(Flow::Resume),
             // What is no instruction raises its fault when it is emulated.
             Err(_) => return self.emulate(),
         };
@@ -120,14 +120,15 @@ impl<B: Backend> Loaded<'_, B> {
         }
     }
 
-    /// What is at RIP, where the instruction could not be read: as for a second-stage fault of a guest that the hardware runs.
-    fn code_at_rip(&mut self) -> Result<Populated> {
+    /// What is where the instruction at RIP could not be read on: as for a second-stage fault of a guest that the hardware runs.
+    fn unread_code(&mut self) -> Result<Populated> {
         let fetch = gwalk::Access {
             fetch: true,
             user: B::cpl(&mut self.state.hw) == 3,
             ..gwalk::Access::default()
         };
-        let at = self.linear_rip();
+        let read = self.fetch().bytes().len() as u64;
+        let at = self.linear_rip().wrapping_add(read);
         let Ok(found) = self.translate(at, fetch) else {
             return Ok(Populated::Device);
         };

@@ -20,7 +20,8 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/real_vm86_and_back", to_vm86),
     Test::new("micro/real_unpaged_registers", unpaged_registers),
     Test::new("micro/real_identity_map", identity_map),
-    Test::new("micro/real_poisoned_code", poisoned_code),
+    Test::new("micro/real_poisoned_code", || poisoned_code(0)),
+    Test::new("micro/real_poisoned_operand", || poisoned_code(1)),
 ];
 
 /// Loads GDTR from a guest's tables: the pseudo-descriptor is at 0x600.
@@ -341,13 +342,16 @@ fn identity_map() {
     );
 }
 
-/// Code in a page that was lost to a memory error: the thread gets the signal, and no error of the emulator's.
-fn poisoned_code() {
+/// Code in a page that was lost to a memory error, from `before` bytes ahead of it on: the thread gets the signal, and no error of the
+/// emulator's.
+fn poisoned_code(before: u64) {
     const PAGE: u64 = 0xa000;
     let g = Guest::new(Mode::Real);
-    g.load(|a| a.jmp(PAGE));
+    g.load(|a| a.jmp(PAGE - before));
+    // MOV AL, imm8, of which the page has the byte.
+    g.mem.wr(PAGE as usize - 1, 0xb0u8);
     run_into_poison(&g, PAGE);
     // The guest goes on in the new page.
-    g.mem.wr(PAGE as usize, 0xf4u8);
+    g.mem.wr((PAGE + before) as usize, 0xf4u8);
     eq!(g.cpu.run(), Exit::Hlt, "{}", g.describe());
 }
