@@ -43,6 +43,10 @@ pub(super) struct Host {
 }
 
 /// Something that one thread does and others can notice.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it has to be Copy, and there are few at a time"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
     Load(Loc),
@@ -91,6 +95,10 @@ pub(super) enum Weak {
     Store(Loc),
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it has to be Copy, and there are few at a time"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Answer {
     Number(u64),
