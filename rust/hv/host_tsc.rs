@@ -15,7 +15,7 @@ pub(crate) struct HostTsc {
     changed: Flag,
     /// The CPUs' counters differ.
     unstable: Flag,
-    /// Then, the counter of the last CPU for which the offset was good, when it was left; 0: none.
+    /// The counter of the last CPU for which the offset was good, when it was left; 0: none.
     left: Word,
 }
 
@@ -63,7 +63,8 @@ impl HostTsc {
     /// The vCPU's thread loses its CPU.
     #[inline]
     pub(crate) fn leave(&self) {
-        if self.unstable.get() && !self.changed.get() {
+        // Always: the counters may be found to differ before it arrives.
+        if !self.changed.get() {
             self.left.set(cpu::rdtsc());
         }
     }

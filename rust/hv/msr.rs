@@ -21,7 +21,7 @@ impl<B: Backend> Loaded<'_, B> {
     fn hw_msr(&mut self, msr: HwMsr) -> u64 {
         match msr {
             HwMsr::Efer => self.state.controls.efer,
-            HwMsr::Tsc => self.state.tsc.read(),
+            HwMsr::Tsc => self.tsc_now(),
             HwMsr::SpecCtrl if !B::holds_spec_ctrl(&self.state.hw) => self.state.switch.spec_ctrl,
             _ => B::hw_msr(&mut self.state.hw, self.resident, msr),
         }
@@ -34,8 +34,7 @@ impl<B: Backend> Loaded<'_, B> {
                 self.apply_modes();
             }
             HwMsr::Tsc => {
-                let offset = self.state.tsc.offset_for(value);
-                self.set_tsc_offset(offset);
+                self.set_tsc(value);
             }
             HwMsr::SpecCtrl if !B::holds_spec_ctrl(&self.state.hw) => {
                 self.state.switch.spec_ctrl = value;
@@ -105,14 +104,10 @@ impl<B: Backend> Loaded<'_, B> {
             Ok(Effect::PredCmd(_) | Effect::FlushL1d) => return Err(BadMsr::Refused),
             Ok(Effect::Tsc(value)) if who == Who::Host => self.synchronize_tsc(Some(value)),
             Ok(Effect::Tsc(value)) => {
-                let offset = self.state.tsc.offset_for(value);
-                let moved = offset.wrapping_sub(self.state.tsc.offset);
-                self.set_tsc_offset(offset);
+                let moved = self.set_tsc(value);
                 msr::adjust_tsc(&mut *self.state.msrs, moved);
             }
-            Ok(Effect::TscOffset(by)) => {
-                self.set_tsc_offset(self.state.tsc.offset.wrapping_add(by))
-            }
+            Ok(Effect::TscOffset(by)) => self.move_tsc(by),
             Ok(Effect::ClockPage) => self.state.clock.set_stale(),
             Ok(Effect::WallClock(address)) => self.write_wall_clock(address),
             Ok(Effect::CpuidDirty) => self.state.cpuid_dirty = true,

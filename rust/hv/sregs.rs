@@ -292,7 +292,7 @@ impl<B: Backend> Loaded<'_, B> {
             0x0007_0406_0007_0406,
         );
         self.clear_spec_ctrl();
-        let offset = self.state.tsc.offset;
-        self.set_tsc_offset(offset);
+        // The control block gets the offset.
+        self.move_tsc(0);
     }
 }

@@ -21,7 +21,7 @@ const MAX_KHZ: u32 = i32::MAX as u32;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tsc {
     /// Guest = scaled host + offset.
-    pub(crate) offset: u64,
+    offset: u64,
     scale: TscScale,
     /// The rate that user space asked for.
     khz: u32,
@@ -49,16 +49,6 @@ impl Tsc {
     /// Its value when the host's is `host`.
     pub(crate) fn guest(&self, host: u64) -> u64 {
         self.scale.apply(host).wrapping_add(self.offset)
-    }
-
-    /// Its value now.
-    pub(crate) fn read(&self) -> u64 {
-        self.guest(cpu::rdtsc())
-    }
-
-    /// The offset with which it reads `value` now.
-    pub(crate) fn offset_for(&self, value: u64) -> u64 {
-        value.wrapping_sub(self.scale.apply(cpu::rdtsc()))
     }
 
     /// This moment, for who compares it with other vCPUs' counters.
@@ -144,15 +134,33 @@ pub(crate) fn default_khz<B: Backend>(vm: &Vm<B>) -> u32 {
 }
 
 impl<B: Backend> Loaded<'_, B> {
-    /// Guest TSC = scaled host TSC + offset: for this vCPU alone.
-    pub(crate) fn set_tsc_offset(&mut self, offset: u64) {
+    /// The counter's value now.
+    pub(crate) fn tsc_now(&mut self) -> u64 {
+        let _here = self.stay_with_tsc();
+        self.state.tsc.guest(cpu::rdtsc())
+    }
+
+    /// Sets the counter of this vCPU alone; gives how far it moved.
+    pub(crate) fn set_tsc(&mut self, value: u64) -> u64 {
+        let _here = self.stay_with_tsc();
+        let moved = value.wrapping_sub(self.state.tsc.guest(cpu::rdtsc()));
+        self.shift_tsc(moved);
+        moved
+    }
+
+    /// Moves the counter of this vCPU alone.
+    pub(crate) fn move_tsc(&mut self, by: u64) {
+        let _here = self.stay_with_tsc();
+        self.shift_tsc(by);
+    }
+
+    fn shift_tsc(&mut self, by: u64) {
         let t = &mut self.state.tsc;
-        let moved = offset.wrapping_sub(t.offset);
-        t.offset = offset;
+        t.offset = t.offset.wrapping_add(by);
         if t.catches_up {
             t.start_here();
         } else {
-            t.course.value = t.course.value.wrapping_add(moved);
+            t.course.value = t.course.value.wrapping_add(by);
         }
         self.write_tsc_offset();
     }
@@ -169,13 +177,24 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     fn with_sync(&mut self, set: impl FnOnce(&mut TscSync, &Moment) -> Course) {
-        let course = {
-            let mut sync = self.vm.tsc_sync.lock();
-            let t = &self.state.tsc;
-            sync.make_up(cpu::tsc_lost(), |lost| t.scale.apply(lost));
-            set(&mut sync, &t.moment())
-        };
+        let vm = self.vm;
+        let mut sync = vm.tsc_sync.lock();
+        // Where the CPUs' counters differ, an offset is good on the CPU that it was chosen on.
+        let preempt = self.stay_with_tsc();
+        let t = &self.state.tsc;
+        sync.make_up(cpu::tsc_lost(), |lost| t.scale.apply(lost));
+        let course = set(&mut sync, &t.moment());
         self.follow_course(course);
+        drop(preempt);
+    }
+
+    /// Keeps the thread on a CPU for which the offset is good.
+    fn stay_with_tsc(&mut self) -> PreemptOff {
+        let preempt = PreemptOff::new();
+        if self.host_tsc.changed() {
+            self.arrive_here(&preempt);
+        }
+        preempt
     }
 
     /// User space sets the counter, or the vCPU is new: it may have to be in step with the others.
@@ -192,8 +211,12 @@ impl<B: Backend> Loaded<'_, B> {
     /// it may have gone on without the counter.
     #[cold]
     pub(crate) fn follow_host_tsc(&mut self) {
-        let preempt = PreemptOff::new();
-        let from = self.host_tsc.take(&preempt);
+        drop(self.stay_with_tsc());
+    }
+
+    #[cold]
+    fn arrive_here(&mut self, preempt: &PreemptOff) {
+        let from = self.host_tsc.take(preempt);
         let t = &mut self.state.tsc;
         let lost = t.loss.take(cpu::tsc_lost());
         t.offset = t.offset.wrapping_add(t.scale.apply(lost));
@@ -223,7 +246,10 @@ impl<B: Backend> Loaded<'_, B> {
         }
         let t = &mut self.state.tsc;
         (t.khz, t.scale, t.catches_up) = (khz, scale, catches_up);
-        t.start_here();
+        // Vcpus that are in step have to be so at a rate that they are pushed to, too: all from the moment that they have in common.
+        if !catches_up {
+            t.start_here();
+        }
         B::set_tsc_ratio(&mut self.state.hw, scale.ratio);
         self.state.clock.set_stale();
         Ok(())
