@@ -2,11 +2,16 @@
 //! KVM's paravirtual clock: one per VM, in nanoseconds, told to each vCPU in a page that the guest chose; KVM_GET_CLOCK,
 //! KVM_SET_CLOCK and KVM_KVMCLOCK_CTRL.
 //!
-//! The clock is the host's time since boot at its raw rate, plus an offset of the VM's. A vCPU's page is written anew before the guest
-//! is entered after each change of the clock, of the vCPU's time-stamp counter or of the page's place.
+//! It goes by the host's time-stamp counter, from one moment at which it was set by the host's time since boot. That moment is the VM's:
+//! all vCPUs' pages and KVM_GET_CLOCK are made from it, so that they agree, however late one of them is written, though the host's
+//! own clock goes by a slightly different rate. A vCPU's page is written anew before the guest is entered after each change of the clock,
+//! of the vCPU's counter or of the page's place.
+//!
+//! Where the counter is none to go by, as the CPUs' differ, or a suspend may have reset it, the moment is a new one each time, or after it.
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::atomic::Atomic;
+use kernel::sync::{new_mutex, Mutex};
 
 use crate::hv::backend::Backend;
 use crate::hv::user;
@@ -14,7 +19,7 @@ use crate::hv::vcpu::Loaded;
 use crate::hv::vm::Vm;
 use crate::mmu::Gpa;
 use crate::model::msr;
-use crate::model::pvclock::{self, flag, Scale, TimeInfo};
+use crate::model::pvclock::{self, flag, Anchor, Scale, TimeInfo};
 use crate::sys::cpu::{self, Now, Word};
 use crate::uapi::{self, kvm_clock_data};
 
@@ -22,28 +27,87 @@ use crate::uapi::{self, kvm_clock_data};
 pub(crate) const FLAGS: u32 =
     uapi::KVM_CLOCK_TSC_STABLE | uapi::KVM_CLOCK_REALTIME | uapi::KVM_CLOCK_HOST_TSC;
 
+/// What a VM's clock goes by.
+struct Base {
+    /// What it is ahead of the host's time, modulo 2^64, at the anchor.
+    offset: u64,
+    /// A moment since the last resume.
+    anchor: Anchor,
+    /// How many there had been.
+    resumes: u64,
+}
+
+impl Base {
+    fn new(offset: u64, now: &Now) -> Self {
+        Self {
+            offset,
+            anchor: Anchor {
+                tsc: now.tsc,
+                ns: now.host.wrapping_add(offset),
+            },
+            resumes: cpu::tsc_resumes(),
+        }
+    }
+}
+
 /// A VM's clock.
+#[pin_data]
 pub(crate) struct VmClock {
-    /// What it is ahead of the host's time, modulo 2^64.
-    offset: Atomic<u64>,
-    /// Counts the changes of `offset`, so that vCPUs notice them.
+    #[pin]
+    base: Mutex<Base>,
+    /// How long a tick of the host's counter is.
+    scale: Scale,
+    /// Counts the times that it was set, so that vCPUs notice them.
     changes: Word,
     /// The rate of the time-stamp counters of vCPUs to come.
     pub(crate) tsc_khz: Atomic<u32>,
 }
 
+/// A moment of a VM's clock.
+struct Reading {
+    now: Now,
+    /// What the clock goes by.
+    anchor: Anchor,
+    /// Its time, in nanoseconds.
+    time: u64,
+}
+
 impl VmClock {
     /// A clock that stands at zero now.
-    pub(crate) fn new() -> Self {
-        Self {
-            offset: Atomic::new(0u64.wrapping_sub(Now::read().host)),
+    pub(crate) fn new() -> impl PinInit<Self> {
+        let now = Now::read();
+        let base = Base::new(0u64.wrapping_sub(now.host), &now);
+        pin_init!(Self {
+            base <- new_mutex!(base, "lodge_clock"),
+            scale: Scale::from_khz(cpu::tsc_khz()),
             changes: Word::new(),
             tsc_khz: Atomic::new(cpu::tsc_khz()),
+        })
+    }
+
+    /// Reads it. Sleeps.
+    fn read(&self) -> Reading {
+        let mut base = self.base.lock();
+        // Under the lock: no anchor is later.
+        let now = Now::read();
+        if !cpu::tsc_stable() || base.resumes != cpu::tsc_resumes() {
+            *base = Base::new(base.offset, &now);
+        }
+        let anchor = base.anchor;
+        Reading {
+            now,
+            anchor,
+            time: anchor.at(now.tsc, &self.scale),
         }
     }
 
-    fn at(&self, now: &Now) -> u64 {
-        now.host.wrapping_add(self.offset.load(Relaxed))
+    /// Sets it to what `time` makes of this moment. Sleeps.
+    fn set(&self, time: impl FnOnce(&Now) -> u64) {
+        let mut base = self.base.lock();
+        let now = Now::read();
+        *base = Base::new(time(&now).wrapping_sub(now.host), &now);
+        // The new base is seen by whoever sees the change.
+        self.changes.count_change();
     }
 }
 
@@ -67,9 +131,9 @@ impl VcpuClock {
 
 /// KVM_GET_CLOCK.
 pub(crate) fn get<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<isize> {
-    let now = Now::read();
+    let Reading { now, time, .. } = vm.clock.read();
     let mut data = kvm_clock_data {
-        clock: vm.clock.at(&now),
+        clock: time,
         ..kvm_clock_data::default()
     };
     // Where the CPUs' counters differ, one of them tells nothing; KVM leaves out both then.
@@ -87,14 +151,13 @@ pub(crate) fn set<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<isize> {
     if data.flags & !FLAGS != 0 {
         return Err(EINVAL);
     }
-    let now = Now::read();
-    let mut clock = data.clock;
-    if data.flags & uapi::KVM_CLOCK_REALTIME != 0 {
-        clock = clock.wrapping_add(now.real.saturating_sub(data.realtime));
-    }
-    vm.clock.offset.store(clock.wrapping_sub(now.host), Relaxed);
-    // The new offset is seen by whoever sees the change.
-    vm.clock.changes.count_change();
+    vm.clock.set(|now| {
+        let since = match data.flags & uapi::KVM_CLOCK_REALTIME {
+            0 => 0,
+            _ => now.real.saturating_sub(data.realtime),
+        };
+        data.clock.wrapping_add(since)
+    });
     // A guest that runs has the old one until it is entered again.
     vm.kicks.drive_out();
     Ok(0)
@@ -107,6 +170,12 @@ impl<B: Backend> Loaded<'_, B> {
         self.state.clock.stopped = true;
         self.state.clock.stale = true;
         Ok(())
+    }
+
+    /// The clock was set, and the page does not tell it yet.
+    #[inline(always)]
+    pub(crate) fn clock_was_set(&self) -> bool {
+        self.state.clock.seen != self.vm.clock.changes.get()
     }
 
     /// Writes the vCPU's page if it is out of date. Before each entry; sleeps.
@@ -133,17 +202,23 @@ impl<B: Backend> Loaded<'_, B> {
         }
         let version = old.first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
         let (writing, written) = pvclock::versions(version);
-        let now = Now::read();
+        let Reading { now, anchor, time } = self.vm.clock.read();
         // The guest clears the flag when it has seen it.
         let mut flags = old.get(29).copied().unwrap_or(0) & flag::GUEST_STOPPED;
         if stopped {
             flags |= flag::GUEST_STOPPED;
         }
+        let tsc = &self.state.tsc;
+        // One that is pushed forward does not go by the host's.
+        let (tsc_then, system_time) = match tsc.catches_up() {
+            true => (now.tsc, time),
+            false => (anchor.tsc, anchor.ns),
+        };
         let info = TimeInfo {
             version: writing,
-            tsc: self.state.tsc.guest(now.tsc),
-            system_time: self.vm.clock.at(&now),
-            scale: Scale::from_khz(self.state.tsc.actual_khz()),
+            tsc: tsc.guest(tsc_then),
+            system_time,
+            scale: Scale::from_khz(tsc.actual_khz()),
             flags,
         };
         let mmu = &self.vm.mmu;
@@ -162,8 +237,8 @@ impl<B: Backend> Loaded<'_, B> {
             return;
         }
         let (writing, written) = pvclock::versions(u32::from_le_bytes(old));
-        let now = Now::read();
-        let time = pvclock::wall_clock(now.real, self.vm.clock.at(&now));
+        let Reading { now, time, .. } = self.vm.clock.read();
+        let time = pvclock::wall_clock(now.real, time);
         let mmu = &self.vm.mmu;
         let _gone = mmu
             .write_guest(gpa, &writing.to_le_bytes())

@@ -87,6 +87,11 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
         cx.follow_host_tsc();
         return Ok(Flow::Resume);
     }
+    // By KVM_SET_CLOCK, which drives out whoever was counted in before it.
+    if cx.clock_was_set() {
+        cx.turn_back(irq);
+        return Ok(Flow::Resume);
+    }
     cx.refresh_msr_exits();
     if irq.prepare_guest() {
         cx.turn_back(irq);

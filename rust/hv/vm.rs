@@ -140,6 +140,7 @@ pub(crate) struct Vm<B: Backend> {
     /// The ring of coalesced MMIO, which VMMs map with each vCPU. It stays empty: there is no such MMIO yet.
     pub(crate) ring: Pages<0>,
     pub(crate) policy: Policy,
+    #[pin]
     pub(crate) clock: VmClock,
     /// Keeps the vCPUs' time-stamp counters in step. Taken last, with a vCPU's mutex held.
     #[pin]
@@ -174,7 +175,7 @@ impl<B: Backend> Vm<B> {
                 kicks,
                 ring: Pages::new()?,
                 policy: Policy::new(),
-                clock: VmClock::new(),
+                clock <- VmClock::new(),
                 tsc_sync <- new_mutex!(TscSync::default(), "lodge_tsc"),
                 msr_filter <- MsrFilter::new(),
                 ioevents <- IoEvents::new()?,

@@ -45,6 +45,23 @@ impl Scale {
     }
 }
 
+/// A moment of a clock that goes by a time-stamp counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Anchor {
+    /// The counter ...
+    pub tsc: u64,
+    /// ... at this time of the clock's, in nanoseconds.
+    pub ns: u64,
+}
+
+impl Anchor {
+    /// The clock's time at a later value of the counter, whose ticks are so long.
+    pub fn at(&self, tsc: u64, scale: &Scale) -> u64 {
+        let since = tsc.wrapping_sub(self.tsc);
+        self.ns.wrapping_add(scale.nanoseconds(since))
+    }
+}
+
 /// `a / b` with so many binary places, at most 64 (long division, as kernels have none of 128 bits); None for a zero `b`.
 fn divide(a: u32, b: u32, places: u8) -> Option<u128> {
     let b = u64::from(b);

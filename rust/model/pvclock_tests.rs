@@ -92,6 +92,31 @@ fn rates() {
     assert_eq!(double.rate(u32::MAX), u32::MAX);
 }
 
+/// A page that is made from an anchor late tells the same time as the clock itself, and as a page that was made at once.
+#[test]
+fn a_clock_goes_by_its_anchor_alone() {
+    let scale = Scale::from_khz(2_494_140);
+    let anchor = Anchor {
+        tsc: u64::MAX - 5,
+        ns: 1000,
+    };
+    assert_eq!(anchor.at(anchor.tsc, &scale), 1000);
+    let day = 2_494_140_000 * 86_400;
+    let later = anchor.at(anchor.tsc.wrapping_add(day), &scale);
+    assert!(later.abs_diff(1000 + 86_400 * NS_PER_SEC) < 100_000);
+    let page = TimeInfo {
+        tsc: anchor.tsc.wrapping_add(77),
+        system_time: anchor.ns,
+        scale,
+        ..TimeInfo::default()
+    };
+    let guest = anchor.tsc.wrapping_add(day).wrapping_add(77);
+    assert_eq!(
+        page.system_time + page.scale.nanoseconds(guest.wrapping_sub(page.tsc)),
+        later
+    );
+}
+
 proptest! {
     #[test]
     fn a_second_is_a_second(khz in 1u32..) {

@@ -366,6 +366,11 @@ impl Now {
     }
 }
 
+/// How often the machine was resumed since the module was loaded.
+pub(crate) fn tsc_resumes() -> u64 {
+    tsc_place() >> 32
+}
+
 /// The words of `boot_cpu_data.x86_capability`: what the kernel uses of the CPU. Words that the kernel does not have are zero.
 pub(crate) fn kernel_capabilities() -> [u32; 32] {
     let mut words = [0; 32];

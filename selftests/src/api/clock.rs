@@ -13,6 +13,7 @@ use libc::{EFAULT, EINVAL, ENXIO};
 pub const TESTS: &[Test] = &[
     Test::new("api/clock_get_set", get_set),
     Test::new("api/clock_page", page),
+    Test::new("api/clock_pages_agree", pages_agree).no_ab(),
     Test::new("api/clock_wall", wall),
     Test::new("api/clock_stopped", stopped),
     Test::new("api/tsc_rate", rate),
@@ -219,6 +220,38 @@ fn page() {
     eq!(read(&g, DATA).version, 0);
     check!(g.cpu.set_msr(SYSTEM_TIME, 0xd000_0001), "MSR");
     tick(&g);
+}
+
+/// However late a page is written: by the pages of all vCPUs, and by KVM_GET_CLOCK, it is the same time.
+fn pages_agree() {
+    need_lasting_offsets();
+    let g = clock_guest();
+    need(&g.kvm, KVM_CAP_VCPU_ATTRIBUTES);
+    let second = g.second_vcpu(1);
+    let pages = [DATA, DATA + 64];
+    let mut seen = Vec::new();
+    for late in [false, true] {
+        for (c, at) in [&g.cpu, &second].into_iter().zip(pages) {
+            check!(muted(|| c.set_msr(SYSTEM_TIME, at | 1)), "MSR");
+            muted(|| eq!(c.run(), Exit::Hlt));
+            let p = read(&g, at);
+            seen.push((p.tsc, p.time, p.mul, p.shift));
+            a_while();
+        }
+        if late {
+            eq!(g.cpu.fd.num(KVMCLOCK_CTRL, 0), Ok(0));
+            tick(&g);
+            let p = read(&g, DATA);
+            seen.push((p.tsc, p.time, p.mul, p.shift));
+        }
+    }
+    seen.dedup();
+    check!(seen.len() == 1, "{seen:?}");
+    let c = clock(&g.vm);
+    if c.flags & KVM_CLOCK_HOST_TSC != 0 {
+        let told = read(&g, DATA).at(c.host_tsc.wrapping_add(tsc_offset(&g.cpu)));
+        check!(told.abs_diff(c.clock) < 10, "{told} and {}", c.clock);
+    }
 }
 
 fn wall() {
