@@ -207,3 +207,7 @@ pub const fn checks_alignment(cpl: u8, cr0: u64, rflags: u64) -> bool {
 pub(super) const fn is_exception(v: u8) -> bool {
     v < 32 && v != vector::NMI
 }
+
+#[cfg(test)]
+#[path = "exception_tests.rs"]
+mod tests;
