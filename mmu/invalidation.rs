@@ -28,6 +28,7 @@ pub struct Invalidations {
 
 impl Invalidations {
     /// A change of `start..end` begins.
+    #[inline]
     pub fn begin(&mut self, start: u64, end: u64) {
         self.count = self.count.saturating_add(1);
         match self.apart.iter_mut().find(|place| place.is_none()) {
@@ -37,6 +38,7 @@ impl Invalidations {
     }
 
     /// A change ends that began with the same range: the memory manager gives both from one structure.
+    #[inline]
     pub fn end(&mut self, start: u64, end: u64) {
         self.count = self.count.saturating_sub(1);
         let own = Some((start, end));
@@ -46,6 +48,7 @@ impl Invalidations {
         }
     }
 
+    #[cold]
     fn share(&mut self, (start, end): Range) {
         self.hull = match self.shared {
             0 => (start, end),
@@ -95,6 +98,7 @@ impl<N: Number> HostChanges<N> {
     }
 
     /// A change of `start..end` begins. Under the lock.
+    #[inline]
     pub fn begin(&self, now: &mut Invalidations, start: u64, end: u64) {
         now.begin(start, end);
         self.active.store(now.count);
@@ -102,6 +106,7 @@ impl<N: Number> HostChanges<N> {
 
     /// A change of `start..end` ends. Under the lock. If it is none that `concerns` a slot, as they are now or one that is retiring, no fault
     /// need know of it.
+    #[inline]
     pub fn end(&self, now: &mut Invalidations, start: u64, end: u64, concerns: bool) {
         // First: who sees that it is no longer in progress has to see that it ended.
         if concerns {
