@@ -20,7 +20,8 @@ type Range = (u64, u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Invalidations {
     count: u64,
-    apart: [Option<Range>; APART],
+    /// 0..0 is a free place.
+    apart: [Range; APART],
     /// How many are not in `apart`, and a range that holds theirs.
     shared: u64,
     hull: Range,
@@ -31,8 +32,8 @@ impl Invalidations {
     #[inline]
     pub fn begin(&mut self, start: u64, end: u64) {
         self.count = self.count.saturating_add(1);
-        match self.apart.iter_mut().find(|place| place.is_none()) {
-            Some(place) => *place = Some((start, end)),
+        match self.apart.iter_mut().find(|place| place.1 == 0) {
+            Some(place) => *place = (start, end),
             None => self.share((start, end)),
         }
     }
@@ -41,9 +42,8 @@ impl Invalidations {
     #[inline]
     pub fn end(&mut self, start: u64, end: u64) {
         self.count = self.count.saturating_sub(1);
-        let own = Some((start, end));
-        match self.apart.iter_mut().find(|place| **place == own) {
-            Some(place) => *place = None,
+        match self.apart.iter_mut().find(|place| **place == (start, end)) {
+            Some(place) => *place = (0, 0),
             None => self.shared = self.shared.saturating_sub(1),
         }
     }
@@ -60,7 +60,7 @@ impl Invalidations {
     /// Whether a change in progress may concern `start..end`: nothing may be mapped there now.
     pub fn concern(&self, start: u64, end: u64) -> bool {
         let overlaps = |range: &Range| start < range.1 && range.0 < end;
-        self.shared != 0 && overlaps(&self.hull) || self.apart.iter().flatten().any(overlaps)
+        self.shared != 0 && overlaps(&self.hull) || self.apart.iter().any(overlaps)
     }
 }
 
