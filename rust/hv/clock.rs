@@ -35,6 +35,8 @@ struct Base {
     anchor: Anchor,
     /// How many there had been.
     resumes: u64,
+    /// The rate of the host's counter as it was known then: the kernel refines it once after boot.
+    khz: u32,
 }
 
 impl Base {
@@ -46,7 +48,13 @@ impl Base {
                 ns: now.host.wrapping_add(offset),
             },
             resumes: cpu::tsc_resumes(),
+            khz: cpu::tsc_khz(),
         }
+    }
+
+    /// The host's counter can be gone by since the anchor.
+    fn holds(&self) -> bool {
+        cpu::tsc_stable() && self.resumes == cpu::tsc_resumes() && self.khz == cpu::tsc_khz()
     }
 }
 
@@ -55,8 +63,6 @@ impl Base {
 pub(crate) struct VmClock {
     #[pin]
     base: Mutex<Base>,
-    /// How long a tick of the host's counter is.
-    scale: Scale,
     /// Counts the times that it was set, so that vCPUs notice them.
     changes: Word,
     /// The rate of the time-stamp counters of vCPUs to come.
@@ -79,7 +85,6 @@ impl VmClock {
         let base = Base::new(0u64.wrapping_sub(now.host), &now);
         pin_init!(Self {
             base <- new_mutex!(base, "lodge_clock"),
-            scale: Scale::from_khz(cpu::tsc_khz()),
             changes: Word::new(),
             tsc_khz: Atomic::new(cpu::tsc_khz()),
         })
@@ -90,14 +95,14 @@ impl VmClock {
         let mut base = self.base.lock();
         // Under the lock: no anchor is later.
         let now = Now::read();
-        if !cpu::tsc_stable() || base.resumes != cpu::tsc_resumes() {
+        if !base.holds() {
             *base = Base::new(base.offset, &now);
         }
         let anchor = base.anchor;
         Reading {
             now,
             anchor,
-            time: anchor.at(now.tsc, &self.scale),
+            time: anchor.at(now.tsc, &Scale::from_khz(base.khz)),
         }
     }
 

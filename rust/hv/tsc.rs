@@ -246,7 +246,7 @@ impl<B: Backend> Loaded<'_, B> {
         }
         let t = &mut self.state.tsc;
         (t.khz, t.scale, t.catches_up) = (khz, scale, catches_up);
-        // Vcpus that are in step have to be so at a rate that they are pushed to, too: all from the moment that they have in common.
+        // vCPUs that are in step have to be so at a rate that they are pushed to, too: all from the moment that they have in common.
         if !catches_up {
             t.start_here();
         }
