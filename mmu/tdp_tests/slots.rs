@@ -80,7 +80,9 @@ impl<'a> World<'a> {
     /// Takes the slot at this place away, as KVM_SET_USER_MEMORY_REGION does.
     fn remove(&mut self, index: usize) {
         let gone = self.slots.remove(index).gfns();
-        self.zap(gone);
+        for part in gone.parts() {
+            self.zap(part);
+        }
         for span in slots::left_tables(gone, slots::gap(&self.slots, gone)) {
             self.zap(span);
         }
