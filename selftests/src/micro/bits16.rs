@@ -5,7 +5,7 @@
 use super::prefix::{Forced, PREFIX};
 use crate::guest::*;
 use crate::harness::{self, Test};
-use crate::sys::on_tcg;
+use crate::sys::{self, on_tcg};
 use crate::{check, eq};
 use kvm_bindings::{kvm_regs, kvm_segment};
 
@@ -220,6 +220,7 @@ fn instructions() {
 }
 
 fn interrupts() {
+    sys::needs_int_n();
     let g = guest();
     // Vectors from 80h on have trap gates, which leave IF alone.
     for (code, vector, left) in [
@@ -254,6 +255,7 @@ fn interrupts() {
 }
 
 fn from_ring_3() {
+    sys::needs_int_n();
     let g = guest();
     let t = run(&g, true, &[0xcd, 0x80], |_| {});
     eq!(
@@ -543,6 +545,7 @@ fn entered() {
 
 /// 16-bit code under a 64-bit kernel: in compatibility mode, with 64-bit gates, and a far jump to 64-bit code.
 fn compatibility() {
+    sys::needs_int_n();
     let g = Guest::new(Mode::Long);
     let mut s = g.cpu.sregs();
     for (d, selector, type_) in [

@@ -3,8 +3,9 @@
 
 use super::events::bytes;
 use crate::guest::*;
-use crate::harness::Test;
+use crate::harness::{say, Test};
 use crate::kvm::Exit;
+use crate::sys;
 use crate::{check, eq};
 use iced_x86::code_asm::*;
 
@@ -71,6 +72,10 @@ fn exceptions() {
     ];
     for mode in [Mode::Prot, Mode::Pae, Mode::Long] {
         for (what, f, vector, error) in cases {
+            if what == "#NP of a gate" && sys::loses_int_n() {
+                say("INT n is left out: Bochs' SVM loses it when it exits");
+                continue;
+            }
             let g = Guest::new(mode);
             let size = if mode == Mode::Long { 16 } else { 8 };
             g.mem.wr(IDT as usize + size * 0x99, 0u64);
@@ -99,6 +104,7 @@ fn exceptions() {
 }
 
 fn software() {
+    sys::needs_int_n();
     for mode in Mode::ALL {
         let g = bytes(mode, &[0xcd, 0x80, 0xf4]);
         let t = g.run_to_trap();
@@ -178,7 +184,7 @@ fn page_faults() {
 }
 
 fn single_step() {
-    if crate::sys::on_bochs_svm() {
+    if sys::on_bochs_svm() {
         crate::harness::skip("a guest's single step makes Bochs' SVM crash the host");
     }
     let g = Guest::new(Mode::Long);
@@ -228,8 +234,10 @@ fn double_fault() {
     g.mem.wr(IDT as usize + 16 * 14, 0u64);
     g.mem.wr(PD as usize + 8 * 3, 0u64);
     g.load(|a| {
-        // The IDT is mapped beforehand: TCG forgets that a fault is the second one where an exit came between the two.
+        // What #DF needs is mapped beforehand: TCG forgets that a fault is the second one where an exit came between the two.
         a.mov(al, byte_ptr(IDT))?;
+        a.mov(al, byte_ptr(GDT))?;
+        a.push(rax)?;
         a.mov(eax, dword_ptr(0x60_0000))
     });
     let t = g.run_to_trap();

@@ -122,6 +122,12 @@ fn run(g: &Guest, forced: bool, insn: &[u8]) -> Outcome {
 fn compare(mode: Mode, cases: &[Case], change: fn(&Guest)) {
     let _on = Forced::on();
     for Case(what, piece, undefined) in cases {
+        if what.starts_with("INT ") && sys::loses_int_n() {
+            say(&format!(
+                "{what} in {mode:?} is left out: Bochs' SVM loses it when it exits"
+            ));
+            continue;
+        }
         let insn = assemble(mode.bits(), CODE + 5, piece);
         let mut out = [false, true].map(|forced| {
             let g = prepare(mode);
@@ -453,7 +459,7 @@ fn transfers() {
     compare(Mode::Prot, both, frame);
     compare(Mode::Prot, sysenter, frame);
     if sys::on_bochs_svm() {
-        say("# SYSENTER in long mode is left out: Bochs does not give #UD as AMD's CPUs do");
+        say("SYSENTER in long mode is left out: Bochs does not give #UD as AMD's CPUs do");
     } else {
         compare(Mode::Long, sysenter, frame);
     }

@@ -6,6 +6,7 @@ use super::privilege_where::{Ended, Ring, Where};
 use crate::eq;
 use crate::guest::*;
 use crate::harness::Test;
+use crate::sys;
 
 pub const TESTS: &[Test] = &[
     Test::new("micro/sensitive_far_jmp", far_jmp),
@@ -170,6 +171,7 @@ fn far_ret() {
 }
 
 fn int_n() {
+    sys::needs_int_n();
     for r in Ring::all() {
         // Vector 0x80 is ring 3's too, 0x81 is not.
         let size = if r.bits64() { 16 } else { 8 };
