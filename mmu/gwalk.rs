@@ -181,8 +181,8 @@ const fn bit_range(low: u32, high: u32) -> u64 {
 ///
 /// # Errors
 /// [`WalkError`].
-pub fn walk<M: GuestMem>(
-    mem: &M,
+pub fn walk(
+    mem: &dyn GuestMem,
     paging: &Paging,
     gva: u64,
     access: Access,
@@ -222,8 +222,8 @@ struct Path {
 }
 
 /// Reads the entries from the root to the leaf.
-fn descend<M: GuestMem>(
-    mem: &M,
+fn descend(
+    mem: &dyn GuestMem,
     paging: &Paging,
     gva: u64,
     access: Access,
@@ -408,7 +408,7 @@ impl Path {
     }
 
     /// Sets the accessed flags and, for a write, the leaf's dirty flag. False if an entry has changed meanwhile.
-    fn record<M: GuestMem>(&self, mem: &M, write: bool) -> bool {
+    fn record(&self, mem: &dyn GuestMem, write: bool) -> bool {
         for level in (1..=5u8).rev() {
             let slot = self.entries.get(usize::from(level.wrapping_sub(1)));
             let Some(&Some((gpa, entry))) = slot else {

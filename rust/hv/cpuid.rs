@@ -160,6 +160,10 @@ pub(crate) fn get_emulated(arg: usize) -> Result<isize> {
 
 /// KVM_SET_CPUID: as KVM_SET_CPUID2, with entries that have no index.
 pub(crate) fn set_old<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isize> {
+    set_entries(cx, given_old(arg)?)
+}
+
+fn given_old(arg: usize) -> Result<KVec<Entry>> {
     let header: Header = user::get(arg)?;
     if header.count as usize > MAX_ENTRIES {
         return Err(E2BIG);
@@ -179,11 +183,15 @@ pub(crate) fn set_old<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<
         };
         entries.push(entry, GFP_KERNEL_ACCOUNT)?;
     }
-    set_entries(cx, entries)
+    Ok(entries)
 }
 
 /// KVM_SET_CPUID2. E2BIG: too many entries; EINVAL: a value no CPU could have, or a change after the guest ran.
 pub(crate) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isize> {
+    set_entries(cx, given(arg)?)
+}
+
+fn given(arg: usize) -> Result<KVec<Entry>> {
     let header: Header = user::get(arg)?;
     if header.count as usize > MAX_ENTRIES {
         return Err(E2BIG);
@@ -194,7 +202,7 @@ pub(crate) fn set<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isiz
     for e in raw.iter() {
         entries.push(entry_from(e), GFP_KERNEL_ACCOUNT)?;
     }
-    set_entries(cx, entries)
+    Ok(entries)
 }
 
 fn set_entries<B: Backend>(cx: &mut Loaded<'_, B>, mut entries: KVec<Entry>) -> Result<isize> {
@@ -230,14 +238,18 @@ fn set_entries<B: Backend>(cx: &mut Loaded<'_, B>, mut entries: KVec<Entry>) -> 
 
 /// KVM_GET_CPUID2. E2BIG when there is no room for all entries; nothing is written then.
 pub(crate) fn get<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result<isize> {
-    let header: Header = user::get(arg)?;
     refresh(cx)?;
-    let count = cx.state.cpuid.len();
+    put(arg, &cx.state.cpuid)
+}
+
+fn put(arg: usize, entries: &[Entry]) -> Result<isize> {
+    let header: Header = user::get(arg)?;
+    let count = entries.len();
     if (header.count as usize) < count {
         return Err(E2BIG);
     }
     let mut out = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
-    for e in cx.state.cpuid.iter() {
+    for e in entries {
         out.push(entry_to(e), GFP_KERNEL_ACCOUNT)?;
     }
     user::put_slice(user::after(arg, HEADER)?, &out)?;

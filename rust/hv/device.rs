@@ -20,21 +20,28 @@ struct Device<B>(PhantomData<B>);
 impl<B: Backend> SystemDevice for Device<B> {
     fn ioctl(cmd: u32, arg: usize) -> Result<isize> {
         match cmd {
-            ioctl::GET_API_VERSION | ioctl::GET_VCPU_MMAP_SIZE if arg != 0 => Err(EINVAL),
-            ioctl::GET_API_VERSION => Ok(uapi::KVM_API_VERSION as isize),
-            ioctl::GET_VCPU_MMAP_SIZE => Ok((PAGES * 4096) as isize),
             ioctl::CHECK_EXTENSION => Ok(caps::check::<B>(arg)),
             // The argument is the VM's type: 0 is the only one.
             ioctl::CREATE_VM if arg != 0 => Err(EINVAL),
             ioctl::CREATE_VM => file::new_fd(Vm::<B>::new),
-            ioctl::GET_SUPPORTED_CPUID => cpuid::get_supported(arg),
-            ioctl::GET_EMULATED_CPUID => cpuid::get_emulated(arg),
-            ioctl::GET_MSR_INDEX_LIST => msr::index_list(arg),
-            ioctl::GET_MSR_FEATURE_INDEX_LIST => msr::feature_index_list(arg),
-            ioctl::GET_MSRS => msr::feature_msrs(arg),
             ioctl::X86_GET_MCE_CAP_SUPPORTED => mce::supported::<B>(arg),
-            _ => Err(EINVAL),
+            _ => of_any_backend(cmd, arg),
         }
+    }
+}
+
+/// Those that do not depend on the backend.
+fn of_any_backend(cmd: u32, arg: usize) -> Result<isize> {
+    match cmd {
+        ioctl::GET_API_VERSION | ioctl::GET_VCPU_MMAP_SIZE if arg != 0 => Err(EINVAL),
+        ioctl::GET_API_VERSION => Ok(uapi::KVM_API_VERSION as isize),
+        ioctl::GET_VCPU_MMAP_SIZE => Ok((PAGES * 4096) as isize),
+        ioctl::GET_SUPPORTED_CPUID => cpuid::get_supported(arg),
+        ioctl::GET_EMULATED_CPUID => cpuid::get_emulated(arg),
+        ioctl::GET_MSR_INDEX_LIST => msr::index_list(arg),
+        ioctl::GET_MSR_FEATURE_INDEX_LIST => msr::feature_index_list(arg),
+        ioctl::GET_MSRS => msr::feature_msrs(arg),
+        _ => Err(EINVAL),
     }
 }
 

@@ -103,7 +103,7 @@ impl<B: Backend> Loaded<'_, B> {
     #[inline(never)]
     pub(super) fn translate_in(
         &mut self,
-        memory: &impl GuestMem,
+        memory: &dyn GuestMem,
         linear: u64,
         access: Access,
     ) -> Result<Translation, Option<Exception>> {
@@ -146,7 +146,7 @@ impl<B: Backend> Loaded<'_, B> {
     }
 
     /// Reads the bytes of the instruction at `start`.
-    pub(super) fn fetch_from(&mut self, memory: &impl GuestMem, start: u64, user: bool) -> Fetched {
+    pub(super) fn fetch_from(&mut self, memory: &dyn GuestMem, start: u64, user: bool) -> Fetched {
         let mut fetched = Fetched::default();
         while fetched.len < MAX_INSN {
             let at = start.wrapping_add(fetched.len as u64);

@@ -8,10 +8,11 @@ use crate::hv::backend::Backend;
 use crate::hv::vcpu::{Loaded, Vcpu};
 use crate::hv::vm::Vm;
 use crate::hv::{cpuid, mce, msr, policy, user, xsave};
-use crate::model::cr;
+use crate::model::cr::{self, Limits};
 use crate::model::fxsave;
 use crate::sys::cpu;
 use crate::sys::file::FileObject;
+use crate::sys::fpu::GuestFpu;
 use crate::sys::page::Pages;
 use crate::sys::run_page::RING_PAGE;
 use crate::uapi::{self, ioctl, kvm_fpu, kvm_interrupt, kvm_mp_state, kvm_xcr, kvm_xcrs};
@@ -63,8 +64,8 @@ fn dispatch<B: Backend>(cx: &mut Loaded<'_, B>, cmd: u32, arg: usize) -> Result<
         ioctl::SET_SREGS => set_sregs(cx, arg)?,
         ioctl::GET_SREGS2 => get_sregs2(cx, arg)?,
         ioctl::SET_SREGS2 => set_sregs2(cx, arg)?,
-        ioctl::GET_FPU => get_fpu(cx, arg)?,
-        ioctl::SET_FPU => set_fpu(cx, arg)?,
+        ioctl::GET_FPU => get_fpu(&cx.state.fpu, arg)?,
+        ioctl::SET_FPU => set_fpu(&mut cx.state.fpu, arg)?,
         ioctl::SET_CPUID2 => return cpuid::set(cx, arg),
         ioctl::GET_CPUID2 => return cpuid::get(cx, arg),
         ioctl::GET_MSRS => return msr::get_msrs(cx, arg),
@@ -79,8 +80,12 @@ fn dispatch<B: Backend>(cx: &mut Loaded<'_, B>, cmd: u32, arg: usize) -> Result<
         ioctl::X86_SET_MCE => mce::report(cx, arg)?,
         ioctl::SET_GUEST_DEBUG => cx.set_guest_debug(&user::get(arg)?)?,
         ioctl::SET_DEBUGREGS => cx.set_debugregs(&user::get(arg)?)?,
-        ioctl::GET_XCRS => get_xcrs(cx, arg)?,
-        ioctl::SET_XCRS => set_xcrs(cx, arg)?,
+        ioctl::GET_XCRS => get_xcrs(cx.state.controls.xcr0, arg)?,
+        ioctl::SET_XCRS => {
+            if let Some(value) = given_xcr0(cx.state.features.limits(), arg)? {
+                cx.set_xcr0(value);
+            }
+        }
         ioctl::GET_MP_STATE => user::put(
             arg,
             &kvm_mp_state {
@@ -139,10 +144,10 @@ fn array<const N: usize>(image: &[u8], offset: usize) -> [u8; N] {
 
 /// KVM_GET_FPU: x87 and SSE in the layout of `struct kvm_fpu`, from the FXSAVE image (MXCSR is not told, as in KVM).
 #[inline(never)]
-fn get_fpu<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
+fn get_fpu(fpu: &GuestFpu, arg: usize) -> Result {
     let mut out: KBox<kvm_fpu> = KBox::new(kvm_fpu::default(), GFP_KERNEL_ACCOUNT)?;
     let mut legacy: KBox<[u8; fxsave::SIZE]> = KBox::new([0; fxsave::SIZE], GFP_KERNEL_ACCOUNT)?;
-    cx.state.fpu.legacy(&mut legacy);
+    fpu.legacy(&mut legacy);
     let image = &legacy[..];
     out.fcw = u16::from_le_bytes(array(image, 0));
     out.fsw = u16::from_le_bytes(array(image, 2));
@@ -161,10 +166,10 @@ fn get_fpu<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
 
 /// KVM_SET_FPU.
 #[inline(never)]
-fn set_fpu<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
+fn set_fpu(fpu: &mut GuestFpu, arg: usize) -> Result {
     let from: KBox<kvm_fpu> = KBox::new(user::get(arg)?, GFP_KERNEL_ACCOUNT)?;
     let mut image: KBox<[u8; fxsave::SIZE]> = KBox::new([0; fxsave::SIZE], GFP_KERNEL_ACCOUNT)?;
-    cx.state.fpu.legacy(&mut image);
+    fpu.legacy(&mut image);
     fxsave::put(&mut *image, 0, &from.fcw.to_le_bytes());
     fxsave::put(&mut *image, 2, &from.fsw.to_le_bytes());
     fxsave::put(&mut *image, 4, &from.ftwx.to_le_bytes());
@@ -177,13 +182,13 @@ fn set_fpu<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
     for (i, r) in from.xmm.iter().enumerate() {
         fxsave::put(&mut *image, i.wrapping_mul(16).wrapping_add(160), r);
     }
-    cx.state.fpu.set_legacy(&image);
+    fpu.set_legacy(&image);
     Ok(())
 }
 
 /// KVM_GET_XCRS. A CPU without XSAVE has none.
 #[inline(never)]
-fn get_xcrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
+fn get_xcrs(xcr0: u64, arg: usize) -> Result {
     let mut out: KBox<kvm_xcrs> = KBox::new(kvm_xcrs::default(), GFP_KERNEL_ACCOUNT)?;
     if !cpu::has_xsave() {
         return user::put(arg, &*out);
@@ -193,31 +198,28 @@ fn get_xcrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
         *x = kvm_xcr {
             xcr: 0,
             reserved: 0,
-            value: cx.state.controls.xcr0,
+            value: xcr0,
         };
     }
     user::put(arg, &*out)
 }
 
-/// KVM_SET_XCRS. EINVAL for flags, too many registers, or a value that the guest's CPUID does not allow.
+/// What KVM_SET_XCRS gives XCR0. EINVAL for flags, too many registers, or a value that the guest's CPUID does not allow.
 #[inline(never)]
-fn set_xcrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
+fn given_xcr0(limits: &Limits, arg: usize) -> Result<Option<u64>> {
     let xcrs: KBox<kvm_xcrs> = KBox::new(user::get(arg)?, GFP_KERNEL_ACCOUNT)?;
     if !cpu::has_xsave() || xcrs.nr_xcrs as usize > xcrs.xcrs.len() || xcrs.flags != 0 {
         return Err(EINVAL);
     }
-    let limits = *cx.state.features.limits();
     // Only XCR0 means anything, and the first one found counts.
     let given = xcrs
         .xcrs
         .iter()
         .take(xcrs.nr_xcrs as usize)
         .find(|x| x.xcr == 0);
-    if let Some(x) = given {
-        let value = cr::check_xcr(0, x.value, &limits).map_err(|_| EINVAL)?;
-        cx.set_xcr0(value);
-    }
-    Ok(())
+    given
+        .map(|x| cr::check_xcr(0, x.value, limits).map_err(|_| EINVAL))
+        .transpose()
 }
 
 /// KVM_SET_SIGNAL_MASK: the set of signals that are blocked during KVM_RUN; none given: the thread's own.

@@ -73,9 +73,10 @@ impl MsrFilter {
     }
 }
 
-/// KVM_X86_SET_MSR_FILTER. EINVAL for unknown flags, a filter that denies everything, or a range that is too long or about nothing.
+/// The filter that user space describes. EINVAL for unknown flags, a filter that denies everything, or a range that is too long or about
+/// nothing.
 #[inline(never)]
-pub(crate) fn set<B: Backend>(vm: &Vm<B>, given: &MsrFilterArg) -> Result<isize> {
+fn checked(given: &MsrFilterArg) -> Result<Filter> {
     if given.flags & !uapi::KVM_MSR_FILTER_DEFAULT_DENY != 0 {
         return Err(EINVAL);
     }
@@ -94,11 +95,14 @@ pub(crate) fn set<B: Backend>(vm: &Vm<B>, given: &MsrFilterArg) -> Result<isize>
         };
         ranges.push(range, GFP_KERNEL_ACCOUNT)?;
     }
-    let old = vm
-        .msr_filter
-        .filter
-        .lock()
-        .replace(Filter { default, ranges });
+    Ok(Filter { default, ranges })
+}
+
+/// KVM_X86_SET_MSR_FILTER, with the errors of [`checked`].
+#[inline(never)]
+pub(crate) fn set<B: Backend>(vm: &Vm<B>, given: &MsrFilterArg) -> Result<isize> {
+    let filter = checked(given)?;
+    let old = vm.msr_filter.filter.lock().replace(filter);
     drop(old);
     // A vCPU that sees the change at its next entry exits for every register from then on.
     vm.msr_filter.changes.count_change();

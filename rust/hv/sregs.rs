@@ -65,30 +65,82 @@ fn table_from(t: &kvm_dtable) -> TableReg {
     }
 }
 
-/// The fields that both structures have.
-macro_rules! wanted {
-    ($raw:expr) => {
-        Sregs {
-            cs: segment_from(&$raw.cs),
-            ds: segment_from(&$raw.ds),
-            es: segment_from(&$raw.es),
-            fs: segment_from(&$raw.fs),
-            gs: segment_from(&$raw.gs),
-            ss: segment_from(&$raw.ss),
-            tr: segment_from(&$raw.tr),
-            ldt: segment_from(&$raw.ldt),
-            gdt: table_from(&$raw.gdt),
-            idt: table_from(&$raw.idt),
-            cr0: $raw.cr0,
-            cr2: $raw.cr2,
-            cr3: $raw.cr3,
-            cr4: $raw.cr4,
-            cr8: $raw.cr8,
-            efer: $raw.efer,
-            apic_base: $raw.apic_base,
-            interrupt_bitmap: [0; 4],
-        }
-    };
+#[inline(never)]
+fn wanted(raw: &kvm_sregs) -> Sregs {
+    Sregs {
+        cs: segment_from(&raw.cs),
+        ds: segment_from(&raw.ds),
+        es: segment_from(&raw.es),
+        fs: segment_from(&raw.fs),
+        gs: segment_from(&raw.gs),
+        ss: segment_from(&raw.ss),
+        tr: segment_from(&raw.tr),
+        ldt: segment_from(&raw.ldt),
+        gdt: table_from(&raw.gdt),
+        idt: table_from(&raw.idt),
+        cr0: raw.cr0,
+        cr2: raw.cr2,
+        cr3: raw.cr3,
+        cr4: raw.cr4,
+        cr8: raw.cr8,
+        efer: raw.efer,
+        apic_base: raw.apic_base,
+        interrupt_bitmap: raw.interrupt_bitmap,
+    }
+}
+
+/// What both structures have, and no interrupt.
+#[inline(never)]
+fn older(s: &kvm_sregs2) -> kvm_sregs {
+    kvm_sregs {
+        cs: s.cs,
+        ds: s.ds,
+        es: s.es,
+        fs: s.fs,
+        gs: s.gs,
+        ss: s.ss,
+        tr: s.tr,
+        ldt: s.ldt,
+        gdt: s.gdt,
+        idt: s.idt,
+        cr0: s.cr0,
+        cr2: s.cr2,
+        cr3: s.cr3,
+        cr4: s.cr4,
+        cr8: s.cr8,
+        efer: s.efer,
+        apic_base: s.apic_base,
+        interrupt_bitmap: [0; 4],
+    }
+}
+
+/// The newer structure.
+#[inline(never)]
+fn newer(s: &kvm_sregs, pdptrs: Option<[u64; 4]>) -> kvm_sregs2 {
+    kvm_sregs2 {
+        cs: s.cs,
+        ds: s.ds,
+        es: s.es,
+        fs: s.fs,
+        gs: s.gs,
+        ss: s.ss,
+        tr: s.tr,
+        ldt: s.ldt,
+        gdt: s.gdt,
+        idt: s.idt,
+        cr0: s.cr0,
+        cr2: s.cr2,
+        cr3: s.cr3,
+        cr4: s.cr4,
+        cr8: s.cr8,
+        efer: s.efer,
+        apic_base: s.apic_base,
+        flags: match pdptrs {
+            Some(_) => uapi::KVM_SREGS2_FLAGS_PDPTRS_VALID.into(),
+            None => 0,
+        },
+        pdptrs: pdptrs.unwrap_or_default(),
+    }
 }
 
 impl<B: Backend> Loaded<'_, B> {
@@ -129,45 +181,18 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// KVM_SET_SREGS. EINVAL for a combination that no CPU could be in; nothing is changed then.
     pub(crate) fn set_sregs(&mut self, raw: &kvm_sregs) -> Result {
-        let mut wanted = wanted!(raw);
-        wanted.interrupt_bitmap = raw.interrupt_bitmap;
-        self.check_and_load(&wanted, None)
+        self.check_and_load(&wanted(raw), None)
     }
 
     /// KVM_GET_SREGS2.
     pub(crate) fn get_sregs2(&mut self) -> kvm_sregs2 {
-        let s = self.get_sregs();
         let pdptrs = self.pdptrs();
-        kvm_sregs2 {
-            cs: s.cs,
-            ds: s.ds,
-            es: s.es,
-            fs: s.fs,
-            gs: s.gs,
-            ss: s.ss,
-            tr: s.tr,
-            ldt: s.ldt,
-            gdt: s.gdt,
-            idt: s.idt,
-            cr0: s.cr0,
-            cr2: s.cr2,
-            cr3: s.cr3,
-            cr4: s.cr4,
-            cr8: s.cr8,
-            efer: s.efer,
-            apic_base: s.apic_base,
-            flags: if pdptrs.is_some() {
-                uapi::KVM_SREGS2_FLAGS_PDPTRS_VALID.into()
-            } else {
-                0
-            },
-            pdptrs: pdptrs.unwrap_or_default(),
-        }
+        newer(&self.get_sregs(), pdptrs)
     }
 
     /// KVM_SET_SREGS2. EINVAL as for KVM_SET_SREGS, for unknown flags, and for PDPTEs outside of PAE paging.
     pub(crate) fn set_sregs2(&mut self, raw: &kvm_sregs2) -> Result {
-        let wanted = wanted!(raw);
+        let wanted = wanted(&older(raw));
         let given = sregs::check_flags(raw.flags, &wanted).map_err(|_| EINVAL)?;
         self.check_and_load(&wanted, given.then_some(raw.pdptrs))
     }
