@@ -5,7 +5,7 @@
 use kernel::prelude::*;
 
 use crate::hv::backend::Backend;
-use crate::hv::vcpu::Loaded;
+use crate::hv::vcpu::{Loaded, VcpuState};
 use crate::model::cr::{self, dr6, rflags};
 use crate::model::emu::insn::Kind;
 use crate::model::event::{vector, Exception};
@@ -70,6 +70,18 @@ impl GuestDebug {
     }
 }
 
+impl<B: Backend> VcpuState<B> {
+    /// RFLAGS as user space sees them.
+    pub(crate) fn rflags(&self) -> u64 {
+        let raw = self.switch.regs.rflags;
+        if self.debug.steps() {
+            raw & !rflags::TF
+        } else {
+            raw
+        }
+    }
+}
+
 impl<B: Backend> Loaded<'_, B> {
     /// KVM_GET_DEBUGREGS.
     pub(crate) fn debugregs(&mut self) -> kvm_debugregs {
@@ -112,7 +124,7 @@ impl<B: Backend> Loaded<'_, B> {
             };
             self.state.events.raise(e);
         }
-        let flags = self.rflags();
+        let flags = self.state.rflags();
         let control = if d.control & uapi::KVM_GUESTDBG_ENABLE != 0 {
             d.control
         } else {
@@ -144,16 +156,6 @@ impl<B: Backend> Loaded<'_, B> {
         Exception {
             insn_len,
             ..Exception::new(vector::BP)
-        }
-    }
-
-    /// RFLAGS as user space sees them.
-    pub(crate) fn rflags(&self) -> u64 {
-        let raw = self.state.switch.regs.rflags;
-        if self.state.debug.steps() {
-            raw & !rflags::TF
-        } else {
-            raw
         }
     }
 

@@ -50,16 +50,46 @@ impl<B: Backend> FileObject for VcpuFile<B> {
         match cmd {
             ioctl::RUN if arg != 0 => Err(EINVAL),
             ioctl::RUN => vcpu.ioctl_run(vm),
-            _ => vcpu.with_loaded(vm, |cx| dispatch(cx, cmd, arg)),
+            _ => not_run(vm, vcpu, cmd, arg),
         }
     }
 }
 
-/// The ioctls that look at or change a vCPU that does not run.
+/// Those that look at or change a vCPU that does not run. (Not inlined: KVM_RUN has a stack frame of its own.)
+#[inline(never)]
+fn not_run<B: Backend>(vm: &Vm<B>, vcpu: &Vcpu<B>, cmd: u32, arg: usize) -> Result<isize> {
+    match cmd {
+        // For these nothing of the vCPU has to be in the CPU, and VMMs call them often.
+        ioctl::GET_REGS => get_regs(vcpu, arg),
+        ioctl::INTERRUPT => interrupt(vcpu, arg),
+        _ => vcpu.with_loaded(vm, |cx| dispatch(cx, cmd, arg)),
+    }
+}
+
+/// KVM_GET_REGS.
+#[inline(never)]
+fn get_regs<B: Backend>(vcpu: &Vcpu<B>, arg: usize) -> Result<isize> {
+    vcpu.with_locked(|state| user::put(arg, &state.get_regs()))?;
+    Ok(0)
+}
+
+/// KVM_INTERRUPT. EINVAL for what is no vector.
+#[inline(never)]
+fn interrupt<B: Backend>(vcpu: &Vcpu<B>, arg: usize) -> Result<isize> {
+    vcpu.with_locked(|state| {
+        let i: kvm_interrupt = user::get(arg)?;
+        let vector = u8::try_from(i.irq).map_err(|_| EINVAL)?;
+        state.events.queue_interrupt(vector);
+        Ok(0)
+    })
+}
+
 fn dispatch<B: Backend>(cx: &mut Loaded<'_, B>, cmd: u32, arg: usize) -> Result<isize> {
     match cmd {
-        ioctl::GET_REGS => user::put(arg, &cx.get_regs())?,
-        ioctl::SET_REGS => cx.set_regs(&user::get(arg)?),
+        ioctl::SET_REGS => user::with(arg, |given| {
+            cx.set_regs(given);
+            Ok(())
+        })?,
         ioctl::GET_SREGS => get_sregs(cx, arg)?,
         ioctl::SET_SREGS => set_sregs(cx, arg)?,
         ioctl::GET_SREGS2 => get_sregs2(cx, arg)?,
@@ -74,12 +104,12 @@ fn dispatch<B: Backend>(cx: &mut Loaded<'_, B>, cmd: u32, arg: usize) -> Result<
         ioctl::GET_XSAVE2 => xsave::get2(cx, arg)?,
         ioctl::SET_XSAVE => xsave::set(cx, arg)?,
         ioctl::GET_VCPU_EVENTS => user::put(arg, &cx.vcpu_events())?,
-        ioctl::SET_VCPU_EVENTS => cx.set_vcpu_events(&user::get(arg)?)?,
+        ioctl::SET_VCPU_EVENTS => user::with(arg, |given| cx.set_vcpu_events(given))?,
         ioctl::GET_DEBUGREGS => user::put(arg, &cx.debugregs())?,
         ioctl::X86_SETUP_MCE => mce::setup(cx, arg)?,
         ioctl::X86_SET_MCE => mce::report(cx, arg)?,
-        ioctl::SET_GUEST_DEBUG => cx.set_guest_debug(&user::get(arg)?)?,
-        ioctl::SET_DEBUGREGS => cx.set_debugregs(&user::get(arg)?)?,
+        ioctl::SET_GUEST_DEBUG => user::with(arg, |given| cx.set_guest_debug(given))?,
+        ioctl::SET_DEBUGREGS => user::with(arg, |given| cx.set_debugregs(given))?,
         ioctl::GET_XCRS => get_xcrs(cx.state.controls.xcr0, arg)?,
         ioctl::SET_XCRS => {
             if let Some(value) = given_xcr0(cx.state.features.limits(), arg)? {
@@ -95,11 +125,6 @@ fn dispatch<B: Backend>(cx: &mut Loaded<'_, B>, cmd: u32, arg: usize) -> Result<
         ioctl::SET_MP_STATE => set_mp_state(cx, user::get(arg)?)?,
         ioctl::TRANSLATE => cx.translate_for_user(arg)?,
         ioctl::SET_CPUID => return cpuid::set_old(cx, arg),
-        ioctl::INTERRUPT => {
-            let i: kvm_interrupt = user::get(arg)?;
-            let vector = u8::try_from(i.irq).map_err(|_| EINVAL)?;
-            cx.state.events.queue_interrupt(vector);
-        }
         ioctl::NMI => cx.state.events.add_nmis(1),
         ioctl::ENABLE_CAP => return policy::enable_vcpu(arg),
         ioctl::SET_SIGNAL_MASK => cx.state.signal_mask = get_signal_mask(arg)?,
@@ -123,7 +148,7 @@ fn get_sregs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
 
 #[inline(never)]
 fn set_sregs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
-    cx.set_sregs(&user::get(arg)?)
+    user::with(arg, |given| cx.set_sregs(given))
 }
 
 #[inline(never)]
@@ -133,7 +158,7 @@ fn get_sregs2<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
 
 #[inline(never)]
 fn set_sregs2<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
-    cx.set_sregs2(&user::get(arg)?)
+    user::with(arg, |given| cx.set_sregs2(given))
 }
 
 fn array<const N: usize>(image: &[u8], offset: usize) -> [u8; N] {

@@ -2,14 +2,14 @@
 //! KVM_GET_REGS and KVM_SET_REGS: the general registers.
 
 use crate::hv::backend::Backend;
-use crate::hv::vcpu::Loaded;
+use crate::hv::vcpu::{Loaded, VcpuState};
 use crate::model::regs;
 use crate::uapi::kvm_regs;
 
-impl<B: Backend> Loaded<'_, B> {
+impl<B: Backend> VcpuState<B> {
     /// KVM_GET_REGS.
-    pub(crate) fn get_regs(&mut self) -> kvm_regs {
-        let r = &self.state.switch.regs;
+    pub(crate) fn get_regs(&self) -> kvm_regs {
+        let r = &self.switch.regs;
         kvm_regs {
             rax: r.get(regs::RAX),
             rbx: r.get(regs::RBX),
@@ -31,7 +31,9 @@ impl<B: Backend> Loaded<'_, B> {
             rflags: self.rflags(),
         }
     }
+}
 
+impl<B: Backend> Loaded<'_, B> {
     /// KVM_SET_REGS.
     pub(crate) fn set_regs(&mut self, from: &kvm_regs) {
         let r = &mut self.state.switch.regs;

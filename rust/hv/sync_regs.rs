@@ -71,7 +71,7 @@ impl<B: Backend> Loaded<'_, B> {
     fn leave_sets(&mut self, wanted: u64) {
         let has = |set| wanted & u64::from(set) != 0;
         if has(uapi::KVM_SYNC_X86_REGS) {
-            let regs = self.get_regs();
+            let regs = self.state.get_regs();
             self.run.sync().set_regs(&regs);
         }
         if has(uapi::KVM_SYNC_X86_SREGS) {

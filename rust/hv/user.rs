@@ -5,7 +5,9 @@ use kernel::prelude::*;
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
 
-/// Copies the structure at `arg` in. EFAULT for a bad pointer.
+pub(crate) use crate::sys::ioctl_arg::with;
+
+/// Copies the structure at `arg` in. EFAULT for a bad pointer. For a large one [`with`] is cheaper.
 #[inline]
 pub(crate) fn get<T: FromBytes>(arg: usize) -> Result<T> {
     UserSlice::new(UserPtr::from_addr(arg), core::mem::size_of::<T>())

@@ -223,7 +223,16 @@ impl<B: Backend> Vcpu<B> {
         Ok(vcpu)
     }
 
+    /// Runs `body` with the vCPU locked, which is enough for what is in memory. EINTR when the task is killed while another holds it.
+    pub(crate) fn with_locked<R>(
+        &self,
+        body: impl FnOnce(&mut VcpuState<B>) -> Result<R>,
+    ) -> Result<R> {
+        body(&mut *self.state.lock()?)
+    }
+
     /// Runs `body` with the vCPU locked and loaded. EINTR when the task is killed while another holds it.
+    #[inline]
     pub(crate) fn with_loaded<R>(
         &self,
         vm: &Vm<B>,

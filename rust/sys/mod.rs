@@ -10,6 +10,7 @@ pub(crate) mod ffi;
 pub(crate) mod file;
 pub(crate) mod fpu;
 pub(crate) mod global;
+pub(crate) mod ioctl_arg;
 pub(crate) mod lock;
 pub(crate) mod mm;
 pub(crate) mod page;

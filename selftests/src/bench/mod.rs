@@ -76,6 +76,7 @@ pub fn main(args: &[String]) {
     let rows = match names[..] {
         [] => rows(effort),
         _ if names.iter().any(|name| name.starts_with("fault:")) => memory::faults(effort),
+        _ if names.iter().any(|name| name.starts_with("call:")) => calls::rows(effort),
         _ => exits::rows(effort, &names),
     };
     for (name, value) in rows {
