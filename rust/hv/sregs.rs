@@ -65,6 +65,7 @@ fn table_from(t: &kvm_dtable) -> TableReg {
     }
 }
 
+/// The registers that user space gives, as the model has them.
 #[inline(never)]
 fn wanted(raw: &kvm_sregs) -> Sregs {
     Sregs {
