@@ -163,7 +163,7 @@ fn intel(w: &mut World<Ept>, step: Step) {
     }
 }
 
-/// Flushes that another one makes good where they are missing: they guard against mistakes in that one.
+/// Flushes that [`Step::Moved`] makes good where they are missing: they guard against mistakes in that one, and are needed where it is missing too.
 const BACKSTOPS: [Step; 2] = [
     // A VMCS that a CPU gets is taken to have moved there, whoever had the CPU before.
     Step::Online,
@@ -241,6 +241,16 @@ fn every_flush_is_needed() {
         };
         let backstop = BACKSTOPS.contains(&step);
         assert_eq!(shown.is_none(), backstop, "{step:?}: {shown:?}");
+        if backstop {
+            let without_both = |first| {
+                let mut w = World::<Ept>::new(EPT, INTEL, first);
+                w.also_without(Step::Moved);
+                intel(&mut w, step);
+                found(w, Some(step))
+            };
+            assert_eq!(without_both(None), None, "{step:?} there");
+            assert!(without_both(Some(step)).is_some(), "neither {step:?}");
+        }
     }
 }
 

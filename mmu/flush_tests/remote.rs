@@ -42,11 +42,21 @@ pub(super) struct Shared {
     pub(super) running: Mutex<Option<usize>>,
 }
 
+/// The steps that are left out.
+#[derive(Clone, Copy)]
+pub(super) struct Without(pub(super) [Option<Step>; 2]);
+
+impl Without {
+    pub(super) fn has(&self, step: Step) -> bool {
+        self.0.contains(&Some(step))
+    }
+}
+
 /// The VM's side of a flush, as `Kicks` of the module.
 pub(super) struct Remote {
     pub(super) vm: usize,
     pub(super) vcpus: Mutex<Vec<Arc<Shared>>>,
-    pub(super) without: Option<Step>,
+    pub(super) without: Without,
     /// For the ledger.
     pub(super) published: AtomicU64,
 }
@@ -59,12 +69,12 @@ impl Remote {
 
 impl RemoteFlush for Remote {
     fn flush_remote_tlbs(&self, why: FlushReason) {
-        if self.without == Some(Step::Remote(why)) {
+        if self.without.has(Step::Remote(why)) {
             return;
         }
         for v in self.vcpus.lock().unwrap().iter() {
             assert_eq!(v.vm, self.vm);
-            if v.presence.demand_flush().is_some() && self.without != Some(Step::Kick) {
+            if v.presence.demand_flush().is_some() && !self.without.has(Step::Kick) {
                 // The interrupt ends the guest's run before it is answered.
                 if v.running.lock().unwrap().take().is_some() {
                     v.presence.leave();

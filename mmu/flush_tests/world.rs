@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::vec::Vec;
 
 use self::memory::{Arena, CLOCK};
-use self::remote::{Remote, Shared, StdFlag, StdNumber};
+use self::remote::{Remote, Shared, StdFlag, StdNumber, Without};
 use super::tlb::Tlb;
 use crate::mmu::ledger::{self, Held, Missing};
 use crate::mmu::pte::PteFormat;
@@ -98,7 +98,7 @@ impl Cpu {
 pub(super) struct World<P: PteFormat> {
     config: P::Config,
     machine: Machine,
-    without: Option<Step>,
+    without: Without,
     arena: Arena,
     cpus: Vec<Cpu>,
     vms: Vec<Option<Vm<P>>>,
@@ -119,7 +119,7 @@ impl<P: PteFormat> World<P> {
         let mut world = Self {
             config,
             machine,
-            without,
+            without: Without([without, None]),
             arena: Arena::new(),
             cpus: Vec::new(),
             vms: Vec::new(),
@@ -141,9 +141,14 @@ impl<P: PteFormat> World<P> {
         world
     }
 
+    /// Leaves out another step as well.
+    pub(super) fn also_without(&mut self, step: Step) {
+        self.without.0[1] = Some(step);
+    }
+
     pub(super) fn online(&mut self, cpu: usize) {
-        let skip = self.without == Some(Step::Online);
-        let restart = self.without != Some(Step::Restarted);
+        let skip = self.without.has(Step::Online);
+        let restart = !self.without.has(Step::Restarted);
         let c = &mut self.cpus[cpu];
         if c.online {
             return;
@@ -230,7 +235,7 @@ impl<P: PteFormat> World<P> {
             _ => 0,
         };
         let mut stale = Stale::new();
-        if self.without == Some(Step::New) {
+        if self.without.has(Step::New) {
             stale.done();
         }
         self.vcpus.push(Some(Vcpu {
@@ -286,10 +291,10 @@ impl<P: PteFormat> World<P> {
             v.active = Some(cpu);
             v.moved = true;
         }
-        let demanded = v.shared.presence.enter(cpu as u32) && without != Some(Step::Demand);
+        let demanded = v.shared.presence.enter(cpu as u32) && !without.has(Step::Demand);
         let vm = self.vms[v.shared.vm].as_ref().unwrap();
         let (root, published) = (vm.tdp.root().get(), vm.remote.published.load(SeqCst));
-        if demanded && !(give_up && without == Some(Step::GivenUp)) {
+        if demanded && !(give_up && without.has(Step::GivenUp)) {
             v.stale_asid = true;
             v.stale.second_stage();
         }
@@ -304,16 +309,16 @@ impl<P: PteFormat> World<P> {
                 v.used_asid = v.asid.asid;
                 let kept = match flush {
                     _ if old == 0 => false,
-                    _ if v.last != Some(cpu) => without == Some(Step::MovedAsid),
-                    AsidFlush::Keep => stale && without == Some(Step::FreshAsid),
+                    _ if v.last != Some(cpu) => without.has(Step::MovedAsid),
+                    AsidFlush::Keep => stale && without.has(Step::FreshAsid),
                     _ => false,
                 };
                 if kept {
                     v.used_asid = old;
                 }
                 let told = match flush {
-                    AsidFlush::FlushAsid if without != Some(Step::FlushAsid) => Flush::Tag,
-                    AsidFlush::FlushAll if without != Some(Step::Generation) => Flush::All,
+                    AsidFlush::FlushAsid if !without.has(Step::FlushAsid) => Flush::Tag,
+                    AsidFlush::FlushAll if !without.has(Step::Generation) => Flush::All,
                     _ => Flush::None,
                 };
                 match told {
@@ -325,14 +330,14 @@ impl<P: PteFormat> World<P> {
                 let noted = c.note_entry(v.used_asid.into(), told, id, published);
                 if refused && flush != AsidFlush::Keep {
                     c.forget();
-                    if without != Some(Step::Refused) {
+                    if !without.has(Step::Refused) {
                         c.asids = c.asids.restarted();
                     }
                 }
                 noted
             }
             Machine::Intel { single, .. } => {
-                if core::mem::take(&mut v.moved) && without != Some(Step::Moved) {
+                if core::mem::take(&mut v.moved) && !without.has(Step::Moved) {
                     v.stale.second_stage();
                 }
                 let can = Abilities {
@@ -340,10 +345,11 @@ impl<P: PteFormat> World<P> {
                     vpid_single: single,
                 };
                 let mut what = v.stale.invalidate(can, v.vpid);
-                match without {
-                    Some(Step::Invept) => what.ept = None,
-                    Some(Step::Invvpid) => what.vpid = None,
-                    _ => {}
+                if without.has(Step::Invept) {
+                    what.ept = None;
+                }
+                if without.has(Step::Invvpid) {
+                    what.vpid = None;
                 }
                 c.tlb.invalidate(what, v.vpid, root);
                 if v.vpid == 0 {
