@@ -19,7 +19,7 @@ pub const TESTS: &[Test] = &[
     Test::new("trace/counters", counters).no_ab(),
 ];
 
-const TRACING: &str = "/sys/kernel/debug/tracing";
+const TRACING: &str = "/sys/kernel/tracing";
 
 const EVENTS: &[(&str, &[&str])] = &[
     (
