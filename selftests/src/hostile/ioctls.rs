@@ -27,6 +27,8 @@ pub const ALL: &[(u64, &str)] = &[
     (0xc048ae65, "GET_PIT"),
     (0x8048ae66, "SET_PIT"),
     (0xc008ae67, "IRQ_LINE_STATUS"),
+    (0x4010ae67, "REGISTER_COALESCED_MMIO"),
+    (0x4010ae68, "UNREGISTER_COALESCED_MMIO"),
     (0x4008ae6a, "SET_GSI_ROUTING"),
     (0xae71, "REINJECT_CONTROL"),
     (0x4020ae76, "IRQFD"),

@@ -12,6 +12,7 @@ pub mod ioctls;
 mod neighbour;
 mod rng;
 mod state;
+mod tally;
 mod vmm;
 
 use crate::harness::{self, Test};

@@ -8,6 +8,7 @@ use super::neighbour::Neighbour;
 use super::rng::Rng;
 use super::seeds;
 use super::state::{mutate, tame};
+use super::tally::Tally;
 use crate::check;
 use crate::guest::{Guest, Mode};
 use crate::harness::{self, Test};
@@ -58,10 +59,11 @@ struct World {
     runs_done: AtomicU32,
     slots_set: AtomicU32,
     calls: AtomicU32,
+    tally: &'static Tally,
 }
 
 impl World {
-    fn new(rng: &mut Rng) -> Self {
+    fn new(rng: &mut Rng, tally: &'static Tally) -> Self {
         let k = crate::must!(OwnedFd::open("/dev/kvm", O_RDWR));
         let mem = Map::anon(MEM);
         let pool = Map::anon(POOL * PAGE);
@@ -84,6 +86,7 @@ impl World {
             runs_done: AtomicU32::new(0),
             slots_set: AtomicU32::new(0),
             calls: AtomicU32::new(0),
+            tally,
         };
         let raw = k.raw();
         std::mem::forget(k);
@@ -254,7 +257,7 @@ impl World {
         }
     }
 
-    fn one_call(&self, rng: &mut Rng) {
+    fn one_call(&self, rng: &mut Rng, thread: usize) {
         let fd = self.fd(rng);
         let nr = match rng.below(16) {
             0..=8 => rng.pick(ioctls::ALL).0,
@@ -286,7 +289,12 @@ impl World {
             return;
         }
         self.calls.fetch_add(1, Relaxed);
-        match sys::ioctl(fd, nr, Arg::Num(arg)) {
+        let place = self.tally.made(thread, nr);
+        let r = sys::ioctl(fd, nr, Arg::Num(arg));
+        if r.is_ok() {
+            self.tally.taken(place);
+        }
+        match r {
             Ok(v) => match nr {
                 CREATE_VM | CREATE_VCPU => self.adopt(rng, v),
                 RUN => {
@@ -378,7 +386,7 @@ impl World {
             if rng.one_in(6) {
                 self.other(&mut rng);
             } else {
-                self.one_call(&mut rng);
+                self.one_call(&mut rng, n);
             }
         }
         self.tids[n].store(0, Relaxed);
@@ -415,11 +423,11 @@ impl World {
 }
 
 /// The attacker's process: for `ms` milliseconds, then it just exits, wherever its threads are.
-fn process(seed: &mut Rng, ms: u64) -> i32 {
+fn process(seed: &mut Rng, ms: u64, tally: &'static Tally) -> i32 {
     // What failed before, with another seed, is not this process's.
     let before = harness::fails();
     sys::interrupting(SIGUSR1);
-    let w: &'static World = Box::leak(Box::new(World::new(seed)));
+    let w: &'static World = Box::leak(Box::new(World::new(seed, tally)));
     for n in 0..THREADS {
         let rng = Rng::new(seed.u64());
         std::thread::spawn(move || w.attack(n, rng));
@@ -457,11 +465,13 @@ fn fuzz() {
         harness::skip("seen to come to its end on QEMU's TCG only");
     }
     let mut near = Neighbour::start();
+    let tally: &Tally = Box::leak(Box::new(Tally::new(THREADS)));
     seeds(&mut near, harness::rounds(6, 400), |rng| {
-        let pid = sys::fork(|| process(rng, 400));
+        let pid = sys::fork(|| process(rng, 400, tally));
         let ended = sys::wait(pid, true);
         check!(ended == Ended::Exit(0), "the attacker: {ended:?}");
     });
+    tally.report();
     near.end();
 }
 
@@ -471,14 +481,16 @@ fn fuzz_killed() {
         harness::skip("seen to come to its end on QEMU's TCG only");
     }
     let mut near = Neighbour::start();
+    let tally: &Tally = Box::leak(Box::new(Tally::new(THREADS)));
     seeds(&mut near, harness::rounds(8, 400), |rng| {
         let after = 1 + rng.below(250);
-        let pid = sys::fork(|| process(rng, 60_000));
+        let pid = sys::fork(|| process(rng, 60_000, tally));
         std::thread::sleep(Duration::from_millis(after));
         let _ = sys::kill(pid, SIGKILL);
         let ended = sys::wait(pid, true);
         check!(ended == Ended::Signal(SIGKILL), "the attacker: {ended:?}");
     });
+    tally.report();
     near.end();
 }
 
