@@ -461,9 +461,6 @@ fn process(seed: &mut Rng, ms: u64, tally: &'static Tally) -> i32 {
 }
 
 fn fuzz() {
-    if !sys::on_tcg() {
-        harness::skip("seen to come to its end on QEMU's TCG only");
-    }
     let mut near = Neighbour::start();
     let tally: &Tally = Box::leak(Box::new(Tally::new(THREADS)));
     seeds(&mut near, harness::rounds(6, 400), |rng| {
@@ -477,9 +474,6 @@ fn fuzz() {
 
 /// The same, killed at any moment.
 fn fuzz_killed() {
-    if !sys::on_tcg() {
-        harness::skip("seen to come to its end on QEMU's TCG only");
-    }
     let mut near = Neighbour::start();
     let tally: &Tally = Box::leak(Box::new(Tally::new(THREADS)));
     seeds(&mut near, harness::rounds(8, 400), |rng| {
