@@ -52,6 +52,7 @@ ioctls! {
     SET_USER_MEMORY_REGION2 = iow::<kvm_userspace_memory_region2>(0x49);
     SET_TSC_KHZ = io(0xa2);
     GET_TSC_KHZ = io(0xa3);
+    IRQ_LINE = iow::<[u32; 2]>(0x61);
     SET_GSI_ROUTING = iow::<[u32; 2]>(0x6a);
     IOEVENTFD = iow::<kvm_ioeventfd>(0x79);
     SIGNAL_MSI = iow::<kvm_msi>(0xa5);

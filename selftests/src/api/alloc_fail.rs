@@ -5,23 +5,32 @@
 //! Where the kernel has fault injection, `fail-nth` makes the n-th point of this thread fail where an allocation or a copy may;
 //! elsewhere a module of the tests does (`selftests/foreign/fail_nth.c`).
 
+mod covered;
+mod inject;
+mod state;
+mod system;
+mod vcpu;
+mod vm;
+
 use crate::guest::*;
 use crate::harness::{self, Test};
 use crate::kvm::*;
-use crate::sys::{self, Arg, Map, OwnedFd, Res};
+use crate::sys::{self, Map, Res};
 use crate::{check, eq};
 use iced_x86::code_asm::*;
+use inject::{fd_of, give, nothing, num, Inject, MANY};
 use kvm_bindings::*;
 use libc::{EFAULT, ENOMEM};
-use std::cell::{Cell, RefCell};
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::cell::Cell;
 
 pub const TESTS: &[Test] = &[
-    failing("api/alloc_fail_system", system),
+    failing("api/alloc_fail_system", system::system),
     failing("api/alloc_fail_create", create),
     failing("api/alloc_fail_memory", memory),
-    failing("api/alloc_fail_vcpu", vcpu),
+    failing("api/alloc_fail_vm", vm::vm),
+    failing("api/alloc_fail_slots", vm::slots),
+    failing("api/alloc_fail_vcpu", state::state),
+    failing("api/alloc_fail_vcpu_calls", vcpu::calls),
     failing("api/alloc_fail_run", run),
     failing("api/alloc_fail_teardown", teardown),
     failing("api/alloc_fail_load", load)
@@ -46,180 +55,6 @@ const LOADER: &[&str] = &[
     "kernel/trace/trace_events.c",
     "event_define_fields",
 ];
-
-/// The most points of failure that one call may have.
-const MANY: u32 = 2000;
-
-/// The module that stands in for the kernel's own fault injection, and its file.
-const MODULE: &str = "/modules/foreign/fail_nth.ko";
-const MODULE_FILE: &str = "/sys/kernel/debug/lodge_fail_nth";
-
-fn open(path: &str) -> Option<File> {
-    OpenOptions::new().read(true).write(true).open(path).ok()
-}
-
-/// Fault injection for the calling thread.
-struct Inject(Option<File>);
-
-impl Drop for Inject {
-    fn drop(&mut self) {
-        self.0 = None;
-        // It was not loaded if the kernel has its own.
-        let _ = sys::delete_module("fail_nth");
-    }
-}
-
-impl Inject {
-    /// Sets it up, or skips the test.
-    fn new() -> Self {
-        // What the test itself needs shall not be what fails.
-        let _ = sys::bad_addr();
-        let Some(file) = open("/proc/thread-self/fail-nth") else {
-            if !std::path::Path::new(MODULE).exists() {
-                harness::skip("the kernel has no fault injection, and fail_nth.ko is not there");
-            }
-            eq!(sys::load_module(MODULE, ""), Ok(0));
-            return Self(Some(open(MODULE_FILE).expect(MODULE_FILE)));
-        };
-        // Allocations that may wait are to fail too, and silently.
-        for (what, value) in [
-            ("failslab/ignore-gfp-wait", "N"),
-            ("failslab/verbose", "0"),
-            ("fail_page_alloc/ignore-gfp-wait", "N"),
-            ("fail_page_alloc/ignore-gfp-highmem", "N"),
-            ("fail_page_alloc/min-order", "0"),
-            ("fail_page_alloc/verbose", "0"),
-            ("fail_usercopy/verbose", "0"),
-        ] {
-            let file = format!("/sys/kernel/debug/{what}");
-            if let Err(e) = std::fs::write(&file, value) {
-                panic!("{file}: {e}");
-            }
-        }
-        Self(Some(file))
-    }
-
-    fn file(&self) -> &File {
-        self.0.as_ref().expect("the file is open until the end")
-    }
-
-    fn set(&self, n: u32) -> bool {
-        self.file().write_at(n.to_string().as_bytes(), 0).is_ok()
-    }
-
-    /// Runs `f` with the `n`-th point failing; gives its result, and whether there were so many.
-    fn nth<R>(&self, n: u32, f: impl FnOnce() -> R) -> (R, bool) {
-        check!(self.set(n), "fail-nth cannot be written");
-        let r = f();
-        // What is left of the count. Reading it copies to user space, which can be what fails: then it was not reached before.
-        let mut left = [0u8; 16];
-        let hit =
-            matches!(self.file().read_at(&mut left, 0), Ok(len) if left[..len].starts_with(b"0"));
-        while !self.set(0) {}
-        (r, hit)
-    }
-
-    /// Makes each point of `call` fail in turn, on a new subject each time; then the call has to work, and `after` to find
-    /// everything in order.
-    fn each<S>(
-        &self,
-        what: &str,
-        setup: impl Fn() -> S,
-        call: impl Fn(&S) -> Res,
-        after: impl Fn(&S, bool),
-    ) {
-        for n in 1..MANY {
-            let s = setup();
-            let (r, hit) = self.nth(n, || call(&s));
-            if let Err(e) = r {
-                check!(
-                    hit && matches!(e, ENOMEM | EFAULT),
-                    "{what}, point {n}: errno {e}, {hit}"
-                );
-            }
-            after(&s, r.is_ok());
-            if r.is_err() {
-                let again = call(&s);
-                check!(again.is_ok(), "{what} after point {n} failed: {again:?}");
-                after(&s, true);
-            }
-            if !hit {
-                check!(r.is_ok(), "{what}: {r:?}");
-                harness::say(&format!("{what}: {} points", n - 1));
-                return;
-            }
-        }
-        harness::fail(&format!("{what}: more than {MANY} points"));
-    }
-
-    /// The same on a subject that calls do not use up.
-    fn each_on<S>(&self, what: &str, s: &S, call: impl Fn(&S) -> Res, after: impl Fn(&S, bool)) {
-        self.each(what, || s, |s| call(s), |s, done| after(s, done));
-    }
-}
-
-fn nothing<S>(_: &S, _: bool) {}
-
-// The calls that are made to fail go to the kernel directly: the wrappers of `kvm` allocate.
-
-fn num(fd: &Kfd, nr: u64, arg: u64) -> Res {
-    sys::ioctl(fd.0.raw(), nr, Arg::Num(arg))
-}
-
-fn give<T: sys::Abi>(fd: &Kfd, nr: u64, v: &T) -> Res {
-    sys::ioctl_with(fd.0.raw(), nr, &mut { *v })
-}
-
-fn take<T: sys::Abi>(fd: &Kfd, nr: u64) -> Res {
-    sys::ioctl_with(fd.0.raw(), nr, &mut sys::zeroed::<T>())
-}
-
-/// An ioctl that gives a descriptor, which is closed at once.
-fn fd_of(fd: &Kfd, nr: u64, arg: u64) -> Res {
-    sys::ioctl(fd.0.raw(), nr, Arg::Num(arg)).map(|fd| {
-        drop(OwnedFd::new(fd));
-        0
-    })
-}
-
-fn system() {
-    let i = Inject::new();
-    let kvm = Kvm::open();
-    let open = |_: &()| OwnedFd::open("/dev/kvm", libc::O_RDWR).map(|_| 0);
-    i.each_on("open", &(), open, nothing);
-    let fd = &kvm.0;
-    i.each_on(
-        "GET_API_VERSION",
-        fd,
-        |f| num(f, GET_API_VERSION, 0),
-        nothing,
-    );
-    i.each_on(
-        "CHECK_EXTENSION",
-        fd,
-        |f| num(f, CHECK_EXTENSION, KVM_CAP_NR_VCPUS.into()),
-        nothing,
-    );
-    i.each_on(
-        "GET_VCPU_MMAP_SIZE",
-        fd,
-        |f| num(f, GET_VCPU_MMAP_SIZE, 0),
-        nothing,
-    );
-    let list = |f: &&Kfd| {
-        let mut b = [0u32; 1 + MAX_ENTRIES];
-        b[0] = MAX_ENTRIES as u32;
-        sys::ioctl_with(f.0.raw(), GET_MSR_INDEX_LIST, &mut b)
-    };
-    i.each_on("GET_MSR_INDEX_LIST", &fd, list, nothing);
-    let buf = RefCell::new(Box::<CpuidBuf>::new(sys::zeroed()));
-    let cpuid = |f: &&Kfd| {
-        let mut b = buf.borrow_mut();
-        b.nent = MAX_ENTRIES as u32;
-        sys::ioctl_with(f.0.raw(), GET_SUPPORTED_CPUID, &mut **b)
-    };
-    i.each_on("GET_SUPPORTED_CPUID", &fd, cpuid, nothing);
-}
 
 fn create() {
     let i = Inject::new();
@@ -246,6 +81,7 @@ fn create() {
         Ok(0)
     };
     i.each_on("mmap", &fd, map, nothing);
+    i.covers(covered::CREATE);
 }
 
 fn offset_of_immediate_exit() -> usize {
@@ -324,119 +160,7 @@ fn memory() {
         |vm| give(&vm.fd, SET_IDENTITY_MAP_ADDR, &0xfffb_c000u64),
         nothing,
     );
-}
-
-/// A call with a structure that is too big for the stack.
-fn call<T: sys::Abi>(fd: &Kfd, nr: u64, v: &RefCell<Box<T>>) -> Res {
-    sys::ioctl_with(fd.0.raw(), nr, &mut **v.borrow_mut())
-}
-
-/// What of a vCPU can be asked for.
-fn state(cpu: &Vcpu) -> Vec<u8> {
-    let mut all = sys::bytes_of(&cpu.regs());
-    all.extend(sys::bytes_of(&cpu.sregs()));
-    all.extend(sys::bytes_of(&crate::must!(cpu
-        .fd
-        .take::<kvm_fpu>(GET_FPU))));
-    all.extend(sys::bytes_of(&crate::must!(cpu
-        .fd
-        .take::<kvm_mp_state>(GET_MP_STATE))));
-    if let Ok(x) = cpu.fd.take::<kvm_xcrs>(GET_XCRS) {
-        all.extend(sys::bytes_of(&x));
-    }
-    let mut cpuid: Box<CpuidBuf> = Box::new(sys::zeroed());
-    cpuid.nent = MAX_ENTRIES as u32;
-    crate::must!(sys::ioctl_with(cpu.fd.0.raw(), GET_CPUID2, &mut *cpuid));
-    all.extend(sys::bytes_of(&*cpuid));
-    for index in [0x174, 0x175, 0x176, 0x277, 0xc000_0081, 0xc000_0082] {
-        all.extend(cpu.msr(index).unwrap_or(0).to_le_bytes());
-    }
-    all
-}
-
-/// A call that reads part of a vCPU's state, and one that writes it back changed.
-fn get_and_set<T: sys::Abi>(
-    i: &Inject,
-    cpu: &Vcpu,
-    what: &str,
-    get: u64,
-    set: u64,
-    change: impl Fn(&mut T),
-) {
-    let Ok(old) = cpu.fd.take::<T>(get) else {
-        harness::say(&format!("{what}: not on this machine"));
-        return;
-    };
-    // What was just set may be told in another form than what was there at first.
-    crate::must!(cpu.fd.give(set, &old));
-    let before = state(cpu);
-    i.each_on(
-        &format!("GET_{what}"),
-        &cpu,
-        |c| take::<T>(&c.fd, get),
-        |c, _| check!(state(c) == before, "GET_{what} changed the vCPU"),
-    );
-    let mut new = old;
-    change(&mut new);
-    i.each(
-        &format!("SET_{what}"),
-        || crate::must!(cpu.fd.give(set, &old)),
-        |_| give(&cpu.fd, set, &new),
-        |_, done| {
-            check!(
-                done || state(cpu) == before,
-                "SET_{what} failed and changed the vCPU"
-            );
-        },
-    );
-}
-
-fn vcpu() {
-    let i = Inject::new();
-    let g = Guest::new(Mode::Long);
-    let cpu = &g.cpu;
-    get_and_set::<kvm_regs>(&i, cpu, "REGS", GET_REGS, SET_REGS, |r| r.rbx = 0x1234);
-    get_and_set::<kvm_sregs>(&i, cpu, "SREGS", GET_SREGS, SET_SREGS, |s| s.cr2 = 0x1234);
-    get_and_set::<kvm_fpu>(&i, cpu, "FPU", GET_FPU, SET_FPU, |f| f.xmm[3][5] = 0x77);
-    get_and_set::<kvm_xcrs>(&i, cpu, "XCRS", GET_XCRS, SET_XCRS, |_| {});
-    get_and_set::<kvm_mp_state>(&i, cpu, "MP_STATE", GET_MP_STATE, SET_MP_STATE, |_| {});
-    let msrs = [(0x174, 8), (0x175, 0x1000), (0xc000_0082, 5)];
-    let msrs = RefCell::new(MsrsBuf::of(&msrs));
-    let cpuid = RefCell::new(g.kvm.cpuid());
-    // They set what is set already, so nothing may change at all.
-    eq!(call(&cpu.fd, SET_MSRS, &msrs), Ok(3));
-    eq!(call(&cpu.fd, SET_CPUID2, &cpuid), Ok(0));
-    let before = state(cpu);
-    let same = |c: &&Vcpu, _: bool| check!(state(c) == before, "it changed the vCPU");
-    i.each_on("SET_MSRS", &cpu, |c| call(&c.fd, SET_MSRS, &msrs), same);
-    i.each_on("GET_MSRS", &cpu, |c| call(&c.fd, GET_MSRS, &msrs), same);
-    i.each_on(
-        "SET_CPUID2",
-        &cpu,
-        |c| call(&c.fd, SET_CPUID2, &cpuid),
-        same,
-    );
-    let get_cpuid = |c: &&Vcpu| {
-        cpuid.borrow_mut().nent = MAX_ENTRIES as u32;
-        call(&c.fd, GET_CPUID2, &cpuid)
-    };
-    i.each_on("GET_CPUID2", &cpu, get_cpuid, same);
-    i.each_on("NMI", &cpu, |c| num(&c.fd, NMI, 0), nothing);
-    i.each_on(
-        "INTERRUPT",
-        &cpu,
-        |c| give(&c.fd, INTERRUPT, &kvm_interrupt { irq: 0x55 }),
-        nothing,
-    );
-    i.each_on(
-        "SET_SIGNAL_MASK",
-        &cpu,
-        |c| {
-            let mut mask = [8u32, 0, 0];
-            sys::ioctl_with(c.fd.0.raw(), SET_SIGNAL_MASK, &mut mask)
-        },
-        nothing,
-    );
+    i.covers(covered::MEMORY);
 }
 
 /// A guest that writes to a new small page, to a new large page and to a device, and halts.
@@ -459,7 +183,8 @@ fn toucher() -> (Guest, Map) {
 
 /// Leaves no event waiting.
 fn take_events(fd: &Kfd) -> Res {
-    give(fd, SET_VCPU_EVENTS, &sys::zeroed::<kvm_vcpu_events>())
+    let mut none: kvm_vcpu_events = sys::zeroed();
+    sys::ioctl_with(fd.0.raw(), SET_VCPU_EVENTS, &mut none)
 }
 
 fn run() {
@@ -469,7 +194,7 @@ fn run() {
         "RUN",
         toucher,
         |(g, _)| loop {
-            sys::ioctl(g.cpu.fd.0.raw(), RUN, Arg::Num(0))?;
+            num(&g.cpu.fd, RUN, 0)?;
             match g.cpu.exit_reason() {
                 KVM_EXIT_HLT => return Ok(0),
                 KVM_EXIT_MMIO => {}
@@ -490,6 +215,7 @@ fn run() {
             }
         },
     );
+    i.covers(covered::RUN_ONLY);
 }
 
 fn teardown() {
