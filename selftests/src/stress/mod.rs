@@ -10,7 +10,7 @@ mod ftrace;
 mod host;
 mod left;
 mod life;
-mod mixer;
+pub(crate) mod mixer;
 mod pages;
 mod parallel;
 mod perf;
