@@ -15,7 +15,7 @@ if [ "$KERNEL" = debug ]; then slower=4; fi
 SUITES="amd intel amd-bochs host previous intel-haswell ledger la57 qemu lifecycle intel-lynnfield amd-bochs-spec refuse-penryn refuse-lockedvmx refuse-lockedsvm unstable-tsc perf refuse-nonpt refuse-nosvm"
 REFUSALS="refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
-LONG_SUITES="long-amd long-kvm-ioctls long-qemu long-host long-swap long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-intel-smp long-ledger-amd-bochs long-la57 long-amd-plain long-amd-bochs-plain long-intel-plain"
+LONG_SUITES="long-amd long-kvm-ioctls long-qemu long-host long-swap long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-intel-smp long-ledger-amd-bochs long-la57 long-tigerlake long-amd-plain long-amd-bochs-plain long-intel-plain"
 
 # What the module can do without, as parameters that turn it off. Those of the other vendor change nothing.
 PLAIN="large_pages=0 nrips=0 flush_by_asid=0 eptad=0 vpid=0"
@@ -40,6 +40,9 @@ SPECULATION_BITS=setcpuid=240,249,250,251
 # A CPU of QEMU's with all that it can do, but for MOVBE and RDPID.
 LA57=max,+svm,+npt,-movbe,-rdpid
 LA57_SAMPLE="micro/mem_ micro/slot_ micro/preempted stress/fault_disjoint"
+
+# What of the host's is kept: on Bochs' tigerlake, whose supervisor states make the host's IA32_XSS something else than 0.
+HOST_STATE="stress/host_ micro/host_ hostile/registers"
 
 # Tests whose guests lose memory, or the right to it, or change their CPU: with the ledger of TLB flushes.
 LEDGER="ledger/ micro/slot_ micro/mem_ micro/dirty_log micro/vcpu_ micro/two_ micro/preempted stress/fault_"
@@ -282,6 +285,7 @@ suite() {
     long-swap) suite_swap ;;
     unstable-tsc) suite_matrix unstable-tsc amd 4 300 '' '/clock /tsc registers_migrate' none --append tsc=unstable ;;
     long-la57) suite_matrix long-la57 amd 3 3600 '' '' '' --cpu "$LA57" "${GIB_PAGE[@]}" ;;
+    long-tigerlake) suite_matrix long-tigerlake tigerlake 4 900 '' "$HOST_STATE" none ;;
     long-amd-plain) suite_matrix long-amd-plain amd 1 3600 "$PLAIN" '' '' ;;
     long-amd-bochs-plain | long-intel-plain)
         suite_matrix "$1" "$(echo "$1" | sed 's/^long-//; s/-plain$//')" 3 7200 "$PLAIN" '' 'boots a stock kernel'

@@ -108,10 +108,12 @@ run_bochs() {
     in_root xorriso -as mkisofs -quiet -o "$dir/boot.iso" -b isolinux.bin -c boot.cat \
         -no-emul-boot -boot-load-size 4 -boot-info-table "$dir/iso" >"$run/xorriso.log" 2>&1 || die "no ISO: $(cat "$run/xorriso.log")"
     rm -rf "$iso"
+    # Bochs has no DEBUGCTL: one that keeps what is written to its lower 16 bits. (Number, 0, initial value, reserved bits, ignored ones.)
+    echo "0x1d9 0 00000000 00000000 ffffffff ffff0000 00000000 00000000" >"$run/msrs"
     cat >"$run/bochsrc" <<RC
 config_interface: textconfig
 display_library: rfb, options="timeout=0"
-cpu: model=$model, count=${smp:-1}, ips=200000000, reset_on_triple_fault=0, ignore_bad_msrs=1
+cpu: model=$model, count=${smp:-1}, ips=200000000, reset_on_triple_fault=0, ignore_bad_msrs=1, msrs=$dir/msrs
 memory: guest=${memory:-1024}, host=${memory:-1024}
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest

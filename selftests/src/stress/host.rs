@@ -9,6 +9,7 @@ use crate::kvm::RUN;
 use crate::registers::{self, Registers};
 use crate::sys::{self, Ended, Map, OwnedFd};
 use crate::{check, eq};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
@@ -30,6 +31,10 @@ pub const TESTS: &[Test] = &[
         .long(1200)
         .no_ab(),
     Test::new("stress/host_msrs_kept", msrs_kept)
+        .secs(60)
+        .long(1200)
+        .no_ab(),
+    Test::new("stress/host_debugctl_kept", debugctl_kept)
         .secs(60)
         .long(1200)
         .no_ab(),
@@ -67,6 +72,8 @@ fn mixers(work: Work) -> Vec<Mixer> {
 
 /// Exits in a long run: a million; split in rounds of this many.
 const TURNS: u64 = 500;
+/// Where each round is followed by checks that cost more.
+const FEW: u64 = 100;
 
 fn registers_kept() {
     crate::must!(sys::pin(0, 0));
@@ -79,11 +86,28 @@ fn registers_kept() {
     );
 }
 
+/// What lies where GS points to.
+const WORD: u64 = 0x1122_3344_5566_7788;
+
 /// Registers of a process that has nothing to do with KVM: it must be able to tell.
 fn busy_neighbour(cpu: usize) -> i32 {
     sys::fork(move || {
         let _ = sys::pin(0, cpu);
         let mut regs = Registers::new(4);
+        let words = Map::anon(4096);
+        words.wr(64, WORD);
+        if registers::set_gs_base(words.addr()).is_err() {
+            return 1;
+        }
+        registers::use_data_selectors();
+        let segments = || {
+            (
+                registers::selectors(),
+                registers::fs_base(),
+                registers::gs_word(64),
+            )
+        };
+        let before = segments();
         // The kernel keeps the number of the CPU there.
         let aux = sys::cpu_number(cpu).filter(|_| registers::has_rdtscp());
         // It is killed when it is not needed any more.
@@ -96,6 +120,13 @@ fn busy_neighbour(cpu: usize) -> i32 {
                 harness::say(&format!(
                     "the neighbour's TSC_AUX: {:x}",
                     registers::tsc_aux()
+                ));
+                return 1;
+            }
+            if segments() != before {
+                harness::say(&format!(
+                    "the neighbour's selectors, base of FS, word at GS: {:x?}, expected {before:x?}",
+                    segments()
                 ));
                 return 1;
             }
@@ -132,7 +163,7 @@ fn neighbour_kept() {
         run_rounds(
             &mut mixers(Work::Cpuid),
             &mut regs,
-            harness::rounds(10, 400),
+            harness::rounds(10, 2200),
             TURNS,
         );
     });
@@ -141,28 +172,24 @@ fn neighbour_kept() {
 fn segments_kept() {
     crate::must!(sys::pin(0, 0));
     let words = Map::anon(4096);
-    words.wr(64, 0x1122_3344_5566_7788u64);
+    words.wr(64, WORD);
     let fs = registers::fs_base();
     let mut all = mixers(Work::Cpuid);
     let mut regs = Registers::new(6);
     // First a base beyond 32 bits and no selectors, then selectors, at last a segment of the LDT.
     crate::must!(registers::set_gs_base(words.addr()));
     let mut check = |what: &str, want: [u16; 4], word: u64| {
-        for _ in 0..harness::rounds(8, 200) {
-            run_rounds(&mut all, &mut regs, 2, 50);
+        for _ in 0..harness::rounds(8, 1250) {
+            run_rounds(&mut all, &mut regs, 2, FEW);
             eq!(registers::selectors(), want, "{what}");
             eq!(registers::gs_word(64), word, "{what}: GS");
             eq!(registers::fs_base(), fs, "{what}: FS");
         }
     };
     let none = registers::selectors();
-    check("a 64-bit base", none, 0x1122_3344_5566_7788);
+    check("a 64-bit base", none, WORD);
     registers::use_data_selectors();
-    check(
-        "data selectors",
-        [0x2b, 0x2b, none[2], none[3]],
-        0x1122_3344_5566_7788,
-    );
+    check("data selectors", [0x2b, 0x2b, none[2], none[3]], WORD);
     let low = Map::new(
         4096,
         libc::PROT_READ | libc::PROT_WRITE,
@@ -202,7 +229,7 @@ fn breakpoints_kept() {
         Ok(w) => w,
         Err(e) => harness::skip(&format!("no watchpoints here: errno {e}")),
     };
-    let n = harness::rounds(30, 600);
+    let n = harness::rounds(30, 10_000);
     let (rd, wr) = sys::pipe();
     let pid = sys::fork(|| {
         let _ = wr.close();
@@ -229,7 +256,7 @@ fn breakpoints_kept() {
         1
     });
     for i in 1..=n {
-        run_rounds(&mut all, &mut regs, 1, 50);
+        run_rounds(&mut all, &mut regs, 1, FEW);
         word.wr(0, i);
         eq!(watch.count(), i, "writes that the watchpoint saw");
     }
@@ -273,13 +300,51 @@ fn msrs_kept() {
     let xcr0 = registers::xcr0();
     let mut all = mixers(Work::Cpuid);
     let mut regs = Registers::new(8);
-    for _ in 0..harness::rounds(20, 400) {
-        run_rounds(&mut all, &mut regs, 2, 50);
+    for _ in 0..harness::rounds(20, 5_000) {
+        run_rounds(&mut all, &mut regs, 2, FEW);
         eq!(registers::xcr0(), xcr0, "XCR0");
         for ((want, got), (n, name)) in before.iter().zip(read()).zip(MSRS) {
             check!(*want == got, "{name} ({n:x}): {got:x?}, before {want:x?}");
         }
     }
+}
+
+/// The host's DEBUGCTL while a debugger steps from branch to branch: an exit of VMX zeroes it, and on SVM it would be the guest's.
+fn debugctl_kept() {
+    const DEBUGCTL: u64 = 0x1d9;
+    // Branch steps: without TF they do nothing. The kernel writes the register at switches of threads only where these differ in it.
+    const BTF: u64 = 2;
+    crate::must!(sys::pin(0, 0));
+    let _ = super::insmod("msr");
+    let path = format!("/dev/cpu/{}/msr", sys::cpu_number(0).unwrap_or(0));
+    let dev = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path);
+    let Ok(dev) = dev else {
+        harness::skip(&format!("no {path}"))
+    };
+    let write = |v: u64| dev.write_at(&v.to_le_bytes(), DEBUGCTL).is_ok();
+    let read = || {
+        let mut b = [0u8; 8];
+        let r = dev.read_at(&mut b, DEBUGCTL);
+        r.ok().map(|_| u64::from_le_bytes(b))
+    };
+    let before = read();
+    let want = before.map(|v| v | BTF);
+    if !write(want.unwrap_or(BTF)) || read() != want {
+        harness::skip(&format!(
+            "DEBUGCTL does not keep BTF here: {before:x?}, then {:x?}",
+            read()
+        ));
+    }
+    let mut all = mixers(Work::Cpuid);
+    let mut regs = Registers::new(10);
+    for _ in 0..harness::rounds(20, 5_000) {
+        run_rounds(&mut all, &mut regs, 2, FEW);
+        eq!(read(), want, "DEBUGCTL");
+    }
+    check!(write(before.unwrap_or(0)), "DEBUGCTL {before:x?}");
 }
 
 fn guest_migrates() {
