@@ -15,7 +15,7 @@ if [ "$KERNEL" = debug ]; then slower=4; fi
 SUITES="amd intel amd-bochs host previous intel-haswell ledger la57 qemu lifecycle intel-lynnfield amd-bochs-spec refuse-penryn refuse-lockedvmx refuse-lockedsvm unstable-tsc perf refuse-nonpt refuse-nosvm"
 REFUSALS="refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
-LONG_SUITES="long-amd long-kvm-ioctls long-qemu long-host long-swap long-intel long-amd-bochs long-lifecycle-intel long-ledger long-ledger-intel long-ledger-intel-smp long-ledger-amd-bochs long-la57 long-tigerlake long-amd-plain long-amd-bochs-plain long-intel-plain"
+LONG_SUITES="long-amd long-kvm-ioctls long-qemu long-host long-swap long-intel long-amd-bochs long-lifecycle-intel long-perf-intel long-ledger long-ledger-intel long-ledger-intel-smp long-ledger-amd-bochs long-la57 long-tigerlake long-amd-plain long-amd-bochs-plain long-intel-plain"
 
 # What the module can do without, as parameters that turn it off. Those of the other vendor change nothing.
 PLAIN="large_pages=0 nrips=0 flush_by_asid=0 eptad=0 vpid=0"
@@ -175,9 +175,10 @@ suite_ledger() {
         "load-kvm ours || exit; if selftests --list | grep -q -e '${T:-}'; then selftests --slow $slow --brief $brief ${T:-$tests}; fi"
 }
 
-# suite_perf: `perf kvm stat` works.
+# suite_perf VENDOR: `perf kvm stat` works.
 suite_perf() {
-    "$env/vm.sh" --module "${MODULE:-ours}" --smp 1 --parts "programs perf" --log "$LODGE_LOG/vm-perf.log" "perf-tests '${T:-}'"
+    "$env/vm.sh" --vendor "$1" --timeout "$((600 * slower))" --module "${MODULE:-ours}" --smp 1 --parts "programs perf" \
+        --log "$LODGE_LOG/vm-perf-$1.log" "perf-tests '${T:-}'"
 }
 
 # suite_kvm_ioctls VENDOR [OPTION...]: the tests that a crate for VMMs carries, on the kernel's own KVM and on ours, whatever MODULE= says.
@@ -254,7 +255,8 @@ suite() {
     intel-haswell | amd-bochs) suite_vm "$1" 4 2700 'memory-mapped access' ;;
     intel-lynnfield) suite_matrix intel-lynnfield intel-lynnfield 4 900 '' "$RESTRICTED" none ;;
     amd-bochs-spec) suite_matrix amd-bochs-spec amd-bochs-spec 4 900 '' "$SPECULATION" none --append "$SPECULATION_BITS" ;;
-    perf) suite_perf ;;
+    perf) suite_perf amd ;;
+    perf-intel | long-perf-intel) suite_perf intel ;;
     # One of them expects four CPUs at least, where there are several.
     kvm-ioctls | long-kvm-ioctls) suite_kvm_ioctls amd --smp 3 ;;
     kvm-ioctls-intel) suite_kvm_ioctls intel ;;
