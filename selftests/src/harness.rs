@@ -370,6 +370,16 @@ impl Options {
             }
     }
 
+    /// The patterns that fit none of `tests`, whatever kind of run it is: mistakes, or names that are no longer.
+    pub fn idle<'a>(&'a self, tests: &[Test]) -> Vec<&'a str> {
+        let fits = |p: &str| {
+            let part = p.strip_prefix('-').unwrap_or(p);
+            tests.iter().any(|t| t.name.contains(part))
+        };
+        let all = self.patterns.iter().map(String::as_str);
+        all.filter(|p| !fits(p)).collect()
+    }
+
     /// The time that a test may take.
     fn limit(&self, t: &Test) -> Duration {
         let secs = self.long.and(t.long).unwrap_or(t.secs);
@@ -450,18 +460,38 @@ mod tests {
         judge(t, &run_child(t, limit), limit, &[])
     }
 
+    fn chosen_by(patterns: &[&str]) -> Options {
+        Options {
+            patterns: patterns.iter().map(|p| (*p).to_owned()).collect(),
+            slow: 1,
+            record: false,
+            brief: 100,
+            long: None,
+        }
+    }
+
+    #[test]
+    fn idle_patterns_are_found() {
+        let tests = [
+            Test::new("a/b", || {}),
+            Test::new("c/d", || {}).long_only(1).no_ab(),
+        ];
+        let idle = |patterns: &[&str]| -> Vec<String> {
+            let options = chosen_by(patterns);
+            options
+                .idle(&tests)
+                .into_iter()
+                .map(str::to_owned)
+                .collect()
+        };
+        assert_eq!(idle(&[]), [""; 0]);
+        assert_eq!(idle(&["a/", "-d", "c/d"]), [""; 0]);
+        assert_eq!(idle(&["a/", "e", "-b", "-f"]), ["e", "-f"]);
+    }
+
     #[test]
     fn patterns_choose_and_leave_out() {
-        let wants = |patterns: &[&str], name| {
-            let options = Options {
-                patterns: patterns.iter().map(|p| (*p).to_owned()).collect(),
-                slow: 1,
-                record: false,
-                brief: 100,
-                long: None,
-            };
-            options.wants(&Test::new(name, || {}))
-        };
+        let wants = |patterns: &[&str], name| chosen_by(patterns).wants(&Test::new(name, || {}));
         assert!(wants(&[], "a/b"));
         assert!(wants(&["a/", "c/"], "a/b"));
         assert!(!wants(&["c/"], "a/b"));

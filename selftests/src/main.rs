@@ -2,7 +2,8 @@
 //! Tests of a KVM implementation, run inside the host VM on its /dev/kvm.
 //!
 //! ```text
-//! selftests [--slow N] [PATTERN...]      run the tests whose names hold a pattern, -PATTERN: not those; KTAP on stdout
+//! selftests [--slow N] [PATTERN...]      run the tests whose names hold a pattern, -PATTERN: not those; KTAP on stdout.
+//!                                        A pattern that fits no test is an error
 //! selftests --brief PERCENT ...          less often than usual what is repeated
 //! selftests --long [--scale PERCENT] ... only those worth running for long, with full counts or PERCENT of them
 //! selftests --seed N NAME...             of the attackers' tests, only the attack with that seed
@@ -96,6 +97,12 @@ fn main() -> ExitCode {
             harness::say(t.name);
         }
         return ExitCode::SUCCESS;
+    }
+    let idle = options.idle(&tests);
+    if !idle.is_empty() {
+        // A list of patterns that has outlived a test would otherwise run less than it says.
+        harness::say(&format!("Bail out! No test's name holds {idle:?}"));
+        return ExitCode::FAILURE;
     }
     if harness::run_all(&tests, &options) {
         ExitCode::SUCCESS

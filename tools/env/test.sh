@@ -39,7 +39,9 @@ SPECULATION_BITS=setcpuid=240,249,250,251
 
 # A CPU of QEMU's with all that it can do, but for MOVBE and RDPID.
 LA57=max,+svm,+npt,-movbe,-rdpid
-LA57_SAMPLE="micro/mem_ micro/slot_ micro/preempted stress/fault_disjoint"
+# What goes through all five levels of the tables: mapping and taking away, changes of slots, faults of several vCPUs, leaves of each size.
+# And what the module does where it makes none of what guests lack.
+LA57_SAMPLE="micro/mem_ micro/slot_ micro/preempted stress/fault_ stress/mem_hugetlb api/cpuid_emulated"
 
 # What of the host's is kept: on Bochs' tigerlake, whose supervisor states make the host's IA32_XSS something else than 0.
 HOST_STATE="stress/host_ micro/host_ hostile/registers"
@@ -118,7 +120,7 @@ suite_matrix() {
     local name=$1 vendor=$2 slow=$(($3 * slower)) limit=$(($4 * slower)) parameters=$5 tests=$6 guests=$7 brief=$TCG_BRIEF
     shift 7
     case $name in long-*) brief=100 ;; esac
-    "$env/vm.sh" --vendor "$vendor" --timeout "$limit" --module none --parts "ours programs guest extras" \
+    "$env/vm.sh" --vendor "$vendor" --timeout "$limit" --module none --parts "ours programs guest foreign extras" \
         --file "$LODGE_SRC/tools/lodge/tests/in-vm:bin/lodge-tests" --log "$LODGE_LOG/vm-$name.log" "$@" \
         "load-kvm ours $parameters || exit; tests=0
          if selftests --list | grep -q -e '${T:-}'; then selftests --slow $slow --brief $brief ${T:-$tests}; tests=\$?; fi
@@ -282,7 +284,7 @@ suite() {
     lifecycle-intel | long-lifecycle-intel) suite_lifecycle intel-haswell ;;
     # Five levels of page tables, in the host and so in the nested tables; without what the emulator makes for guests. The guest of a CPU with
     # every feature takes longer to boot.
-    la57) suite_matrix la57 amd 6 1500 '' "$LA57_SAMPLE stress/mem_hugetlb api/cpuid_emulated" 'boots a stock kernel' --cpu "$LA57" "${GIB_PAGE[@]}" ;;
+    la57) suite_matrix la57 amd 6 1500 '' "$LA57_SAMPLE" 'boots a stock kernel' --cpu "$LA57" "${GIB_PAGE[@]}" ;;
     long-host) suite_long_host ;;
     long-swap) suite_swap ;;
     unstable-tsc) suite_matrix unstable-tsc amd 4 300 '' '/clock /tsc registers_migrate' none --append tsc=unstable ;;
