@@ -2,10 +2,11 @@
 //! Guest memory of other kinds than plain anonymous memory: huge pages of a pool, memory files, files of a file system, memory that
 //! user space itself provides page by page.
 
-use super::pages::{ram_disks, tool, wait_for, SIZE};
+use super::pages::{ram_disks, range, tool, wait_for, SIZE};
 use super::sweep::{check_pages, Progress, Sweeper};
 use super::{number, set, Setting};
 use crate::harness::{self, rounds, Test};
+use crate::registers::Random;
 use crate::sys::{self, Map, OwnedFd};
 use crate::{check, eq};
 use libc::{MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE};
@@ -21,6 +22,10 @@ pub const TESTS: &[Test] = &[
         .long(600)
         .no_ab(),
     Test::new("stress/mem_memfd", memfd)
+        .secs(60)
+        .long(600)
+        .no_ab(),
+    Test::new("stress/mem_memfd_holes", memfd_holes)
         .secs(60)
         .long(600)
         .no_ab(),
@@ -156,6 +161,45 @@ fn memfd() {
         }
     });
     check_pages(&other, 0, SIZE, 4096, swept[0]);
+}
+
+/// Holes are made in the file, and it becomes shorter and longer, under a guest that goes over it.
+fn memfd_holes() {
+    let f = crate::must!(sys::memfd("guest", 0));
+    eq!(sys::truncate(f.raw(), SIZE), Ok(0));
+    let mine = crate::must!(Map::new(SIZE as usize, BOTH, MAP_SHARED, f.raw(), 0));
+    let other = crate::must!(Map::new(SIZE as usize, BOTH, MAP_SHARED, f.raw(), 0));
+    let s = Sweeper::with_holes(mine.addr(), SIZE);
+    let mut rng = Random::new(8);
+    let mut efaults = 0;
+    for _ in 0..rounds(5, 100) {
+        let swept = s.while_sweeping(&[&s.g.cpu], |p| {
+            for i in 0..24 {
+                let (at, n) = range(&mut rng, SIZE, 200);
+                if i % 4 == 3 {
+                    eq!(sys::truncate(f.raw(), at as u64), Ok(0));
+                    // The guest gets to where there is nothing, and waits.
+                    let before = p[0].efaults.load(Ordering::SeqCst);
+                    wait_for("EFAULT", || {
+                        p[0].efaults.load(Ordering::SeqCst) > before || p[0].over()
+                    });
+                    efaults += 1;
+                    eq!(sys::truncate(f.raw(), SIZE), Ok(0));
+                } else {
+                    eq!(sys::punch_hole(f.raw(), at as u64, n as u64), Ok(0));
+                }
+                if p[0].over() {
+                    return;
+                }
+            }
+        });
+        // A page that the guest still had after it was taken out of the file would have the words, and the file not.
+        check_pages(&other, 0, SIZE, 4096, swept[0]);
+    }
+    check!(
+        s.holes() > 0,
+        "the guest saw no hole; EFAULT {efaults} times"
+    );
 }
 
 /// A file system on a RAM disk while it lives.

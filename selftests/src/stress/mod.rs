@@ -14,6 +14,7 @@ pub(crate) mod mixer;
 mod pages;
 mod parallel;
 mod perf;
+mod slots;
 mod sweep;
 
 use crate::harness::Test;
@@ -24,6 +25,7 @@ pub fn tests() -> Vec<Test> {
         host::TESTS,
         pages::TESTS,
         backing::TESTS,
+        slots::TESTS,
         parallel::TESTS,
         elsewhere::TESTS,
         charge::TESTS,

@@ -2,6 +2,7 @@
 //! The host takes pages away from running guests in every way it has, and gives them back: not one write may be lost.
 
 use super::cgroup::in_cgroup;
+use super::slots::Beside;
 use super::sweep::{check_pages, Progress, Sweeper};
 use super::{field, number, set, Setting};
 use crate::harness::{self, rounds, Test};
@@ -64,7 +65,7 @@ const MERGEABLE: i32 = libc::MADV_MERGEABLE;
 pub const SIZE: u64 = 4 << 20;
 
 /// A range of whole pages inside `size` bytes, of at most `most` pages.
-fn range(rng: &mut Random, size: u64, most: u64) -> (usize, usize) {
+pub fn range(rng: &mut Random, size: u64, most: u64) -> (usize, usize) {
     let pages = size / 4096;
     let first = rng.below(pages);
     let n = (1 + rng.below(most)).min(pages - first);
@@ -529,32 +530,23 @@ fn everything() {
     let _swap = Swap::on();
     let _ksm = Ksm::on();
     let m = Map::anon(2 * SIZE as usize);
-    let others = Map::anon(1 << 20);
     let pair = Pair::new(&m, SIZE);
     let vcpus = pair.cpus().len();
     let mut rng = Random::new(5);
-    pair.run(&m, |p| {
-        for i in 0..rounds(20, 1500) {
-            disturb(&m, &mut rng, vcpus);
-            // Slots beside the guest's come, move and go.
-            let slot = 2 + rng.below(4) as u32;
-            let to = super::sweep::AT + SIZE + rng.below(16) * 0x1_0000;
-            if pair
-                .s
-                .g
-                .vm
-                .region(slot, 0, to, 0x1_0000, others.addr())
-                .is_err()
-            {
-                // Where another one lies in the way; it may not be there either.
-                let _ = pair.s.g.vm.region(slot, 0, to, 0, others.addr());
+    // Beside the guest's slot others come, move and go, and are read.
+    let (mut beside, reader) = Beside::new(&pair.s.g, 2, super::sweep::AT + SIZE);
+    reader.while_reading(&pair.s.g, || {
+        pair.run(&m, |p| {
+            for i in 0..rounds(20, 1500) {
+                disturb(&m, &mut rng, vcpus);
+                beside.change(&mut rng);
+                if i % 16 == 0 {
+                    p.iter().for_each(|p| p.advance(1));
+                }
+                if p.iter().any(Progress::over) {
+                    break;
+                }
             }
-            if i % 16 == 0 {
-                p.iter().for_each(|p| p.advance(1));
-            }
-            if p.iter().any(Progress::over) {
-                break;
-            }
-        }
+        });
     });
 }

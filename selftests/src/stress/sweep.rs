@@ -50,8 +50,8 @@ impl Drop for Stop<'_> {
     }
 }
 
-fn code(a: &mut CodeAssembler) -> Result<(), IcedError> {
-    // RSI: the first page; RDI: how many; RBP: bytes from one to the next; R12: the number of the sweep.
+fn code(a: &mut CodeAssembler, holes: bool) -> Result<(), IcedError> {
+    // RSI: the first page; RDI: how many; RBP: bytes from one to the next; R12: the number of the sweep; R13: holes seen.
     let mut sweep = a.create_label();
     let mut page = a.create_label();
     let mut lost = a.create_label();
@@ -59,10 +59,18 @@ fn code(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.mov(rbx, rsi)?;
     a.mov(rcx, rdi)?;
     a.set_label(&mut page)?;
-    a.cmp(qword_ptr(rbx), r12)?;
-    a.jne(lost)?;
-    a.cmp(qword_ptr(rbx + 4088), r12)?;
-    a.jne(lost)?;
+    for word in [qword_ptr(rbx), qword_ptr(rbx + 4088)] {
+        let mut good = a.create_label();
+        a.mov(rax, word)?;
+        a.cmp(rax, r12)?;
+        a.je(good)?;
+        if holes {
+            a.test(rax, rax)?;
+        }
+        a.jne(lost)?;
+        a.inc(r13)?;
+        a.set_label(&mut good)?;
+    }
     a.lea(rax, qword_ptr(r12 + 1))?;
     a.mov(qword_ptr(rbx), rax)?;
     a.mov(qword_ptr(rbx + 4088), rax)?;
@@ -86,10 +94,22 @@ impl Sweeper {
         s
     }
 
+    /// The same, but words may be 0 at any time: somebody makes holes. [`Sweeper::holes`] tells how many the guest saw.
+    pub fn with_holes(memory: u64, size: u64) -> Self {
+        let s = Self::new(memory, size);
+        s.g.load(|a| code(a, true));
+        s
+    }
+
+    /// The words that were 0 and could not have been without a hole.
+    pub fn holes(&self) -> u64 {
+        self.g.cpu.regs().r13
+    }
+
     /// The same without the slot.
     pub fn without_memory(size: u64) -> Self {
         let g = Guest::new(Mode::Long);
-        g.load(code);
+        g.load(|a| code(a, false));
         let s = Self { g, size };
         s.aim(&s.g.cpu, 0, size / 4096, 4096);
         s
