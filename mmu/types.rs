@@ -360,10 +360,8 @@ pub struct SecondStageFault {
     pub gpa: Gpa,
     /// What the guest did there.
     pub access: Access,
-    /// The translation exists but forbids the access; otherwise it is absent.
-    pub present: bool,
-    /// The fault hit while the CPU walked the guest's own page tables, not on the final address.
-    pub guest_walk: bool,
+    /// How the CPU told of it: EXITINFO1, or the exit qualification.
+    pub told: u64,
 }
 
 impl SecondStageFault {
@@ -376,16 +374,12 @@ impl SecondStageFault {
                 exec: info1 & (1 << 4) != 0,
                 user: info1 & (1 << 2) != 0,
             },
-            present: info1 & 1 != 0,
-            guest_walk: info1 & (1 << 33) != 0,
+            told: info1,
         }
     }
 
     /// Decodes an EPT violation's exit qualification and guest-physical address ("Exit Qualification for EPT Violations").
     pub const fn from_ept_violation(qualification: u64, gpa: u64) -> Self {
-        // Bits 5:3 say what the translation permits: none of them means that it is absent.
-        let linear_valid = qualification & (1 << 7) != 0;
-        let final_address = qualification & (1 << 8) != 0;
         Self {
             gpa: Gpa(gpa),
             access: Access {
@@ -393,8 +387,7 @@ impl SecondStageFault {
                 exec: qualification & (1 << 2) != 0,
                 user: false,
             },
-            present: qualification & 0b11_1000 != 0,
-            guest_walk: linear_valid && !final_address,
+            told: qualification,
         }
     }
 }

@@ -90,14 +90,15 @@ fn ranges_meet() {
 fn fault_codes_decode() {
     let npf = |info1| SecondStageFault::from_npf(info1, 0x1234);
     let fault = npf(0x1_0000_0007);
-    assert!(fault.access.write && fault.access.user && fault.present && !fault.guest_walk);
-    assert_eq!(fault.gpa, Gpa(0x1234));
+    assert!(fault.access.write && fault.access.user && !fault.access.exec);
+    assert_eq!((fault.gpa, fault.told), (Gpa(0x1234), 0x1_0000_0007));
     let fault = npf(0x2_0000_0014);
-    assert!(fault.access.exec && !fault.access.write && !fault.present && fault.guest_walk);
+    assert!(fault.access.exec && !fault.access.write);
     let ept = |qualification| SecondStageFault::from_ept_violation(qualification, 0x1234);
     let fault = ept(0x182);
-    assert!(fault.access.write && !fault.access.exec && !fault.present && !fault.guest_walk);
+    assert!(fault.access.write && !fault.access.exec);
+    assert_eq!((fault.gpa, fault.told), (Gpa(0x1234), 0x182));
     let fault = ept(0x084 | 0x28);
-    assert!(fault.access.exec && fault.present && fault.guest_walk);
+    assert!(fault.access.exec && !fault.access.write);
     assert_eq!(ept(0x181).access, Access::READ);
 }

@@ -32,7 +32,7 @@ pub(crate) fn second_stage<B: Backend>(
 ) -> Result<Flow> {
     trace::page_fault(|| {
         let rip = cx.state.switch.regs.rip;
-        (cx.shared.id, rip, fault.gpa.0, error_code(&fault))
+        (cx.shared.id, rip, fault.gpa.0, fault.told)
     });
     cx.count(Stat::PfTaken);
     match populate(cx, fault.gpa, fault.access)? {
@@ -84,15 +84,4 @@ pub(super) fn populate<B: Backend>(
         }
         FaultOutcome::Broken => Err(cx.vm.kill("the second-stage tables are inconsistent")),
     }
-}
-
-/// The fault as the error code of a page fault would tell it, with the two bits that nested paging adds.
-fn error_code(fault: &SecondStageFault) -> u64 {
-    const FINAL: u64 = 1 << 32;
-    const GUEST_WALK: u64 = 1 << 33;
-    u64::from(fault.present)
-        | u64::from(fault.access.write) << 1
-        | u64::from(fault.access.user) << 2
-        | u64::from(fault.access.exec) << 4
-        | if fault.guest_walk { GUEST_WALK } else { FINAL }
 }

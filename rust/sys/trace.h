@@ -135,7 +135,7 @@ TRACE_EVENT(kvm_msr,
 		  __entry->exception ? " (#GP)" : "")
 );
 
-/* A second-stage fault. The error code has the form of a page fault's, on both vendors. */
+/* A second-stage fault. The error code is as the CPU tells it, as in KVM: EXITINFO1, or the exit qualification. */
 TRACE_EVENT(kvm_page_fault,
 	TP_PROTO(u32 vcpu_id, u64 rip, u64 fault_address, u64 error_code),
 	TP_ARGS(vcpu_id, rip, fault_address, error_code),
