@@ -90,58 +90,50 @@ fn wanted(raw: &kvm_sregs) -> Sregs {
     }
 }
 
-/// What both structures have, and no interrupt.
+/// One of the two structures: the fields that both have, from `$s`, and the others.
+macro_rules! converted {
+    ($to:ident, $s:expr, $($others:tt)*) => {
+        $to {
+            cs: $s.cs,
+            ds: $s.ds,
+            es: $s.es,
+            fs: $s.fs,
+            gs: $s.gs,
+            ss: $s.ss,
+            tr: $s.tr,
+            ldt: $s.ldt,
+            gdt: $s.gdt,
+            idt: $s.idt,
+            cr0: $s.cr0,
+            cr2: $s.cr2,
+            cr3: $s.cr3,
+            cr4: $s.cr4,
+            cr8: $s.cr8,
+            efer: $s.efer,
+            apic_base: $s.apic_base,
+            $($others)*
+        }
+    };
+}
+
+/// The older structure, with no interrupt.
 #[inline(never)]
 fn older(s: &kvm_sregs2) -> kvm_sregs {
-    kvm_sregs {
-        cs: s.cs,
-        ds: s.ds,
-        es: s.es,
-        fs: s.fs,
-        gs: s.gs,
-        ss: s.ss,
-        tr: s.tr,
-        ldt: s.ldt,
-        gdt: s.gdt,
-        idt: s.idt,
-        cr0: s.cr0,
-        cr2: s.cr2,
-        cr3: s.cr3,
-        cr4: s.cr4,
-        cr8: s.cr8,
-        efer: s.efer,
-        apic_base: s.apic_base,
-        interrupt_bitmap: [0; 4],
-    }
+    converted!(kvm_sregs, s, interrupt_bitmap: [0; 4],)
 }
 
 /// The newer structure.
 #[inline(never)]
 fn newer(s: &kvm_sregs, pdptrs: Option<[u64; 4]>) -> kvm_sregs2 {
-    kvm_sregs2 {
-        cs: s.cs,
-        ds: s.ds,
-        es: s.es,
-        fs: s.fs,
-        gs: s.gs,
-        ss: s.ss,
-        tr: s.tr,
-        ldt: s.ldt,
-        gdt: s.gdt,
-        idt: s.idt,
-        cr0: s.cr0,
-        cr2: s.cr2,
-        cr3: s.cr3,
-        cr4: s.cr4,
-        cr8: s.cr8,
-        efer: s.efer,
-        apic_base: s.apic_base,
+    converted!(
+        kvm_sregs2,
+        s,
         flags: match pdptrs {
             Some(_) => uapi::KVM_SREGS2_FLAGS_PDPTRS_VALID.into(),
             None => 0,
         },
         pdptrs: pdptrs.unwrap_or_default(),
-    }
+    )
 }
 
 impl<B: Backend> Loaded<'_, B> {

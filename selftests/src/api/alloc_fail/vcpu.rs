@@ -98,15 +98,7 @@ fn time(i: &Inject, cpu: &Vcpu) {
     eq!(cpu.set_msr(SYSTEM_TIME, DATA | 1), true);
     i.each_on("KVMCLOCK_CTRL", fd, |f| num(f, KVMCLOCK_CTRL, 0), nothing);
     i.each_on("GET_TSC_KHZ", fd, |f| num(f, GET_TSC_KHZ, 0), nothing);
-    let khz = || crate::must!(num(fd, GET_TSC_KHZ, 0));
-    let host = khz();
-    i.each(
-        "SET_TSC_KHZ",
-        || crate::must!(num(fd, SET_TSC_KHZ, host as u64)),
-        |_| num(fd, SET_TSC_KHZ, host as u64 * 2),
-        |_, done| eq!(khz(), if done { host * 2 } else { host }),
-    );
-    crate::must!(num(fd, SET_TSC_KHZ, host as u64));
+    super::vm::rate(i, fd);
     let cell = Map::anon(4096);
     let mut offset: kvm_device_attr = filled(0);
     (offset.group, offset.attr) = (KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET.into());

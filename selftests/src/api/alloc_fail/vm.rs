@@ -34,6 +34,11 @@ fn plain(i: &Inject, kvm: &Kvm) {
     ] {
         i.each_on(what, fd, |f| num(f, nr, arg), nothing);
     }
+    rate(i, fd);
+}
+
+/// The rate of the counter, of a VM or of a vCPU, is the new one or the old one. It has the old one afterwards.
+pub fn rate(i: &Inject, fd: &Kfd) {
     let khz = || crate::must!(num(fd, GET_TSC_KHZ, 0));
     let host = khz();
     i.each(
@@ -42,6 +47,7 @@ fn plain(i: &Inject, kvm: &Kvm) {
         |_| num(fd, SET_TSC_KHZ, host as u64 * 2),
         |_, done| eq!(khz(), if done { host * 2 } else { host }),
     );
+    crate::must!(num(fd, SET_TSC_KHZ, host as u64));
 }
 
 /// What a VM without interrupt controllers refuses, after it has read what it is given.
