@@ -61,18 +61,20 @@ pub fn mutate(rng: &mut Rng, b: &mut [u8]) {
 }
 
 /// Makes nearly random state such that the emulator below survives the guest: QEMU's TCG ends itself where an exception in ring 3 finds
-/// a task register that it does not like (see `tss_type`), Bochs' SVM where a guest steps singly or hits a breakpoint, or an exit comes from
-/// virtual-8086 mode (see `on_bochs_svm`).
+/// a task register that it does not like (see `tss_type`), and at some breakpoints (doc/errata.md); Bochs' SVM where a guest steps singly
+/// or hits a breakpoint, or an exit comes from virtual-8086 mode (see `on_bochs_svm`).
 pub fn tame(set: u64, b: &mut [u8]) {
     const TR: usize = std::mem::offset_of!(kvm_sregs, tr);
     const RFLAGS: usize = std::mem::offset_of!(kvm_regs, rflags);
     const DR7: usize = std::mem::offset_of!(kvm_debugregs, dr7);
-    if sys::on_bochs_svm() {
+    let bochs_svm = sys::on_bochs_svm();
+    if bochs_svm || sys::on_tcg() {
         let no = match set & 0xff {
             // TF and VM.
-            0x82 => Some((RFLAGS, 1 << 8 | 1 << 17)),
+            0x82 if bochs_svm => Some((RFLAGS, 1 << 8 | 1 << 17)),
             // Single steps and hardware breakpoints.
-            0x9b => Some((0, KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP)),
+            0x9b if bochs_svm => Some((0, KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP)),
+            0x9b => Some((0, KVM_GUESTDBG_USE_HW_BP)),
             // L0 to G3.
             0xa2 => Some((DR7, 0xff)),
             _ => None,
