@@ -21,7 +21,7 @@ use crate::mmu::step::Step;
 use crate::mmu::vm_ledger::{skips, VcpuLedger};
 use crate::mmu::vm_mmu::MmuConfig;
 use crate::mmu::Level;
-use crate::model::cr::{cr0, efer};
+use crate::model::cr::{cr0, dr6, efer};
 use crate::model::event::{vector as exception, Kind, Vectoring};
 use crate::model::features::Caps;
 use crate::model::msr::{HwMsr, Passed};
@@ -141,6 +141,9 @@ impl Backend for Svm {
             return;
         }
         resident.host_saved.set(false);
+        if resident.uses_dr6.get() {
+            insn::reset_dr6(preempt);
+        }
         let host = resident.host_tsc_aux.get();
         if SHARED.get().is_ok_and(|s| s.rdtscp) && host != resident.tsc_aux.get() {
             insn::set_tsc_aux(host, preempt);
@@ -251,7 +254,7 @@ impl Backend for Svm {
         if info & event::VALID == 0 || matches!(*exit, code::INVALID | code::SHUTDOWN) {
             return None;
         }
-        delivered(hw, info)
+        delivered(hw, switch.regs.rip, info)
     }
 
     fn fetched_insn(hw: &mut Hw) -> Option<([u8; MAX_INSN], usize)> {
@@ -388,7 +391,10 @@ impl Backend for Svm {
         [0; 4]
     }
 
-    fn set_debug(hw: &mut Hw, dr6: u64, dr7: u64) {
+    fn set_debug(hw: &mut Hw, resident: &Resident, dr6: u64, dr7: u64) {
+        if dr6 != dr6::RESET {
+            resident.uses_dr6.set(true);
+        }
         let v = hw.vmcb();
         v.set_dr6(dr6);
         v.set_dr7(dr7);
@@ -516,10 +522,19 @@ impl Backend for Svm {
         // An exit ends a halt: the guest goes on behind its HLT.
     }
 
-    fn inject(hw: &mut Hw, what: Inject) {
+    fn inject(hw: &mut Hw, switch: &Switch, what: Inject) {
+        let soft = match what {
+            Inject::Exception(e) => matches!(e.vector, exception::BP | exception::OF),
+            Inject::Interrupt(i) => i.soft,
+            Inject::Nmi => false,
+        };
+        hw.soft_rip = soft.then_some(switch.regs.rip);
+        if soft {
+            // What a CPU that tells the next RIP also pushes ("Event Injection"). RIP is the same already.
+            hw.vmcb().set_next_rip(switch.regs.rip);
+        }
         let v = match what {
             Inject::Exception(e) => {
-                hw.soft = matches!(e.vector, exception::BP | exception::OF);
                 // Handlers of real mode expect none.
                 let pushed = e.error.filter(|_| hw.vmcb().cr0() & cr0::PE != 0);
                 let error = pushed.map_or(0, |e| event::ERROR | u64::from(e) << 32);
@@ -579,16 +594,18 @@ impl Backend for Svm {
     }
 }
 
-/// The event whose delivery an exit cut short, as the control block tells it in `info`.
+/// The event whose delivery an exit at `rip` cut short, as the control block tells it in `info`.
 #[cold]
-fn delivered(hw: &mut Hw, info: u64) -> Option<Vectoring> {
+fn delivered(hw: &mut Hw, rip: u64, info: u64) -> Option<Vectoring> {
     let vector = (info & event::VECTOR) as u8;
     let kind = Kind::from_code((info >> 8 & 7) as u8)?;
     match kind {
         Kind::Nmi => Svm::set_nmi_masked(hw, false),
-        // Raised by an instruction, which is executed again: RIP points to it.
-        Kind::Software => return None,
-        Kind::Hardware if matches!(vector, exception::BP | exception::OF) && !hw.soft => {
+        // What an instruction raises: it is executed again, as RIP points to it, unless it was injected.
+        Kind::Software if hw.soft_rip != Some(rip) => return None,
+        Kind::Hardware
+            if matches!(vector, exception::BP | exception::OF) && hw.soft_rip != Some(rip) =>
+        {
             return None
         }
         _ => {}

@@ -78,6 +78,8 @@ pub mod code {
     pub const SKINIT: u64 = 0x86;
     /// RDTSCP.
     pub const RDTSCP: u64 = 0x87;
+    /// INT1.
+    pub const ICEBP: u64 = 0x88;
     /// WBINVD.
     pub const WBINVD: u64 = 0x89;
     /// MONITOR.

@@ -80,7 +80,17 @@ fn rare(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
         code::INVD => after(cx, Kind::Invd, |cx, len| Ok(cx.flush_caches(len))),
         code::WBINVD => after(cx, Kind::Wbinvd, |cx, len| Ok(cx.flush_caches(len))),
         code::XSETBV => after(cx, Kind::Xsetbv, cr::xsetbv),
-        code::SHUTDOWN => Ok(cx.shutdown()),
+        code::SHUTDOWN => {
+            // The control block says nothing then ("Shutdown Intercept"), nor what the CPU keeps of it.
+            cx.state.hw.vmcb().forget();
+            Ok(cx.shutdown())
+        }
+        // Through a task gate it would return to itself, so RIP moves on first.
+        code::ICEBP => after(cx, Kind::Int1, |cx, len| {
+            cx.skip(len);
+            cx.raise(Exception::debug(0));
+            Ok(Flow::Resume)
+        }),
         code::RDPMC => {
             cx.raise_gp();
             Ok(Flow::Resume)
@@ -148,6 +158,7 @@ fn register_access(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
 fn task_switch(cx: &mut Cx<'_>) -> Result<Flow> {
     let v = cx.state.hw.vmcb();
     let (info1, info2, was) = (v.exit_info1(), v.exit_info2(), v.exit_int_info());
+    let injected = cx.state.hw.soft_rip == Some(cx.state.switch.regs.rip);
     let reason = match () {
         () if info2 & task::IRET != 0 => TaskReason::Iret,
         () if info2 & task::JMP != 0 => TaskReason::Jmp,
@@ -159,6 +170,7 @@ fn task_switch(cx: &mut Cx<'_>) -> Result<Flow> {
     if reason == TaskReason::Gate {
         let vector = (was & event::VECTOR) as u8;
         soft = match was & event::TYPE {
+            _ if injected => false,
             event::SOFT => true,
             event::EXCEPTION => vector == vector::BP || vector == vector::OF,
             _ => false,
@@ -269,6 +281,7 @@ fn exception(cx: &mut Cx<'_>, v: u8) -> Flow {
 }
 
 fn debug(cx: &mut Cx<'_>) {
+    cx.resident.uses_dr6.set(true);
     if core::mem::take(&mut cx.state.hw.stepping) {
         return stepped(cx);
     }

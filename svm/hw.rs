@@ -38,8 +38,8 @@ pub(crate) struct Hw {
     pub(super) stepping: bool,
     /// What came of the last run in which `stepping` was set.
     pub(super) stepped: Stepped,
-    /// The exception being delivered is one that an instruction raised, and RIP is past the instruction.
-    pub(super) soft: bool,
+    /// The event injected last was one that instructions raise: RIP then, behind the instruction.
+    pub(super) soft_rip: Option<u64>,
     /// These MSRs as the guest knows them; the CPU has 32 bits of each.
     pub(super) sysenter_esp: u64,
     pub(super) sysenter_eip: u64,
@@ -69,6 +69,8 @@ pub(crate) struct Resident {
     /// The guest's TSC_AUX; the host's is back while the thread does not have the CPU, or has not entered the guest.
     pub(super) tsc_aux: Word,
     pub(super) host_tsc_aux: Word,
+    /// The guest's DR6, which VMRUN loads, has told of something: the CPU keeps that until the thread leaves it.
+    pub(super) uses_dr6: Flag,
 }
 
 impl Resident {
@@ -80,6 +82,7 @@ impl Resident {
             host_saved: Flag::new(false),
             tsc_aux: Word::new(),
             host_tsc_aux: Word::new(),
+            uses_dr6: Flag::new(false),
         }
     }
 
@@ -110,7 +113,7 @@ impl Hw {
             iret_rip: None,
             stepping: false,
             stepped: Stepped::default(),
-            soft: false,
+            soft_rip: None,
             sysenter_esp: 0,
             sysenter_eip: 0,
         })

@@ -6,6 +6,7 @@
 use kernel::prelude::*;
 
 use super::vmcb::Vmcb;
+use crate::model::cr::dr6;
 use crate::sys::cpu::{self, IrqOff, PreemptOff};
 use crate::sys::ffi;
 use crate::sys::page::Pages;
@@ -110,6 +111,14 @@ pub(crate) use ffi::lodge_svm_host_mce as host_mce;
 pub(crate) fn tsc_aux(_preempt: &PreemptOff) -> u64 {
     // SAFETY: a read without side effect.
     unsafe { cpu::rdmsr(MSR_TSC_AUX) }
+}
+
+/// Gives DR6 the value that it has when nothing has happened, as the host keeps it between its own #DBs.
+pub(crate) fn reset_dr6(_preempt: &PreemptOff) {
+    // SAFETY: it only tells #DB handlers what happened, and each of them sets it back; it is not one that runs here.
+    unsafe {
+        core::arch::asm!("mov dr6, {}", in(reg) dr6::RESET, options(nomem, nostack, preserves_flags))
+    };
 }
 
 /// Sets it. The caller brings the host's value back before its thread leaves the CPU.

@@ -117,7 +117,7 @@ fields! {
     /// Virtualization of last branches and of VMSAVE and VMLOAD.
     control.virt_ext: u64, set_virt_ext [LastBranch];
     /// RIP of the next instruction, after an exit caused by one.
-    control.next_rip: u64;
+    control.next_rip: u64, set_next_rip;
     /// The guest's SPEC_CTRL, on CPUs that switch it.
     save.spec_ctrl: u64, set_spec_ctrl;
     /// LDTR.

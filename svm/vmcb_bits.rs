@@ -56,6 +56,8 @@ pub mod intercept {
     pub const RDTSCP: u64 = 1 << 39;
     /// WBINVD.
     pub const WBINVD: u64 = 1 << 41;
+    /// INT1.
+    pub const ICEBP: u64 = 1 << 40;
     /// MONITOR.
     pub const MONITOR: u64 = 1 << 42;
     /// MWAIT.
@@ -90,6 +92,7 @@ pub mod intercept {
         | STGI
         | CLGI
         | SKINIT
+        | ICEBP
         | WBINVD
         | MONITOR
         | MWAIT

@@ -37,6 +37,7 @@ const NEVER: &[std::ops::Range<usize>] = &[
     0x068..0x070, // interrupt shadow
     0x0a8..0x0b0, // event injection
     0x0c0..0x0c4, // the clean bits
+    0x0c8..0x0d0, // the next RIP
     0x440..0x460, // FS, GS
     0x470..0x480, // LDTR
     0x490..0x4a0, // TR
@@ -75,6 +76,7 @@ fn bytes(v: &Vmcb) -> Bytes {
     put(0xb0, &c.nested_cr3.to_le_bytes());
     put(0xb8, &c.virt_ext.to_le_bytes());
     put(0xc0, &c.clean.to_le_bytes());
+    put(0xc8, &c.next_rip.to_le_bytes());
     let s = &v.save;
     let tables = [s.gdtr, s.ldtr, s.idtr, s.tr];
     for (i, seg) in s.segs.iter().chain(&tables).enumerate() {

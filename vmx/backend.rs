@@ -26,7 +26,7 @@ use crate::mmu::vm_ledger::{skips, Roots, VcpuLedger};
 use crate::mmu::vm_mmu::MmuConfig;
 use crate::mmu::Level;
 use crate::model::cr::cr0;
-use crate::model::event::{Kind, Vectoring};
+use crate::model::event::{vector, Kind, Vectoring};
 use crate::model::features::{self, Caps};
 use crate::model::msr::{HwMsr, Passed};
 use crate::model::regs::{rflags, Attr, Seg, Segment, TableReg};
@@ -437,7 +437,7 @@ impl Backend for Vmx {
         PDPTES.map(|field| hw.vmcs.read(field))
     }
 
-    fn set_debug(hw: &mut Hw, _dr6: u64, dr7: u64) {
+    fn set_debug(hw: &mut Hw, _resident: &Resident, _dr6: u64, dr7: u64) {
         // DR6 is in no field. It is never the processor's: #DB and MOV DR exit, and both say what it becomes.
         hw.vmcs.write(f::GUEST_DR7, dr7);
     }
@@ -544,10 +544,16 @@ impl Backend for Vmx {
         hw.wake();
     }
 
-    fn inject(hw: &mut Hw, what: Inject) {
+    fn inject(hw: &mut Hw, switch: &Switch, what: Inject) {
         hw.wake();
         let info = match what {
-            Inject::Exception(e) => hw.exception_info(&e),
+            Inject::Exception(e) => {
+                // Whatever the #DB tells of: the check looks at TF and the shadow only.
+                if e.vector == vector::DB && switch.regs.rflags & rflags::TF != 0 {
+                    hw.hold_step_in_shadow();
+                }
+                hw.exception_info(&e)
+            }
             Inject::Interrupt(i) if i.soft => {
                 hw.vmcs
                     .write(f::ENTRY_INSTRUCTION_LENGTH, i.insn_len.into());
@@ -576,6 +582,11 @@ impl Backend for Vmx {
     }
 
     fn set_nmi_window(hw: &mut Hw, on: bool) {
-        hw.set_primary(primary::NMI_WINDOW, on);
+        // In the shadow of STI a CPU may exit for it before the guest executes anything, again and again ("Other Causes of VM Exits").
+        let sti = hw.interruptibility & interruptibility::STI != 0;
+        hw.set_primary(primary::NMI_WINDOW, on && !sti);
+        if on && sti {
+            hw.set_primary(primary::INTERRUPT_WINDOW, true);
+        }
     }
 }

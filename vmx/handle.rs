@@ -5,9 +5,7 @@
 use kernel::prelude::*;
 
 use super::backend::{Exit, Vmx};
-use super::exit::{
-    interruptibility, Basic, CrAccess, DrAccess, Io, Kind, TaskSwitch, TaskSwitchBy,
-};
+use super::exit::{Basic, CrAccess, DrAccess, Io, Kind, TaskSwitch, TaskSwitchBy};
 use super::fields as f;
 use crate::hv::backend::{Backend, Flow};
 use crate::hv::fault::Delivery;
@@ -15,7 +13,7 @@ use crate::hv::stats::Stat;
 use crate::hv::vcpu::Loaded;
 use crate::hv::{cpuid, cr, fault, msr};
 use crate::mmu::SecondStageFault;
-use crate::model::cr::{cr0, dr6, lmsw, rflags};
+use crate::model::cr::{cr0, lmsw};
 use crate::model::emu::job::{self, TaskReason};
 use crate::model::event::{checks_alignment, may_tell, vector, Exception};
 use crate::sys::cpu::{self, guest_split_lock, split_locks_trap};
@@ -250,16 +248,9 @@ fn debug(cx: &mut Cx<'_>, exit: Exit, len: u8) {
     if cx.stop_for_debugger(payload) {
         return;
     }
-    let stepping = cx.state.switch.regs.rflags & rflags::TF != 0;
     if exit.info.kind() == Some(Kind::PrivilegedSoftwareException) {
         // INT1: a trap, so RIP moves on before it is delivered again as a plain #DB.
         cx.skip(len);
-    } else if payload & dr6::BS != 0 && stepping {
-        let hw = &mut cx.state.hw;
-        let shadow = interruptibility::STI | interruptibility::MOV_SS;
-        if hw.interruptibility & shadow != 0 {
-            hw.hold_step();
-        }
     }
     cx.raise(Exception::debug(payload));
 }

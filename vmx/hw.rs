@@ -98,6 +98,13 @@ impl Hw {
         self.vmcs.write(f::GUEST_PENDING_DEBUG, pending | dr6::BS);
     }
 
+    /// The same, if there is such a shadow.
+    pub(super) fn hold_step_in_shadow(&mut self) {
+        if self.interruptibility & (interruptibility::STI | interruptibility::MOV_SS) != 0 {
+            self.hold_step();
+        }
+    }
+
     /// Drops what the TLB holds of the guest and should not. False: the guest must not be entered.
     pub(super) fn flush(&mut self, irq: &IrqOff) -> core::result::Result<bool, insn::Failure> {
         let c = &self.shared.controls;

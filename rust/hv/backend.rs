@@ -183,7 +183,7 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     /// The PDPTEs that the hardware uses; called only where [`Backend::PDPTRS_IN_CONTROL_BLOCK`].
     fn pdptrs(hw: &mut Self::Hw) -> [u64; 4];
     /// DR7, and DR6 where the hardware switches it.
-    fn set_debug(hw: &mut Self::Hw, dr6: u64, dr7: u64);
+    fn set_debug(hw: &mut Self::Hw, resident: &Self::Resident, dr6: u64, dr7: u64);
     /// INT3 exits (or no longer).
     fn set_breakpoint_exits(hw: &mut Self::Hw, on: bool);
     /// An MSR that hardware holds for the guest.
@@ -217,8 +217,8 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn hold_step(hw: &mut Self::Hw);
     /// Ends a halt that the hardware keeps over exits and entries, of a guest whose HLT does not exit.
     fn wake(hw: &mut Self::Hw);
-    /// Makes the next entry deliver an event, which wakes the guest.
-    fn inject(hw: &mut Self::Hw, event: Inject);
+    /// Makes the next entry deliver an event, which wakes the guest. `switch` holds the registers that it is entered with.
+    fn inject(hw: &mut Self::Hw, switch: &Switch, event: Inject);
     /// Takes back what [`Backend::inject`] asked for: the entry did not happen.
     fn cancel_injection(hw: &mut Self::Hw);
     /// NMIs are blocked until the guest's next IRET.

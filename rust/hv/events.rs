@@ -52,7 +52,7 @@ impl<B: Backend> Loaded<'_, B> {
         self.end_shadow_of_step();
         let plan = self.state.events.plan(&gates);
         if let Some(event) = self.next_event(plan.next) {
-            B::inject(&mut self.state.hw, event);
+            B::inject(&mut self.state.hw, &self.state.switch, event);
         }
         let irq_window = plan.irq_window && !gates.closed;
         let nmi_window = plan.nmi_window && !gates.closed;
@@ -104,6 +104,11 @@ impl<B: Backend> Loaded<'_, B> {
             }
             Next::Interrupt(i) => {
                 self.count(Stat::IrqInjections);
+                if !B::INJECTS_WITH_LENGTH && i.insn_len != 0 {
+                    let regs = &mut self.state.switch.regs;
+                    regs.rip = regs.rip.wrapping_add(i.insn_len.into());
+                    self.state.events.moved_behind_instruction();
+                }
                 Inject::Interrupt(i)
             }
         })

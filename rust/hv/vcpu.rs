@@ -390,6 +390,6 @@ impl<B: Backend> Loaded<'_, B> {
         } else {
             c.dr6
         };
-        B::set_debug(&mut self.state.hw, d6, d7);
+        B::set_debug(&mut self.state.hw, self.resident, d6, d7);
     }
 }

@@ -5,7 +5,8 @@ use kernel::prelude::*;
 
 use crate::hv::backend::{Backend, Shadow};
 use crate::hv::vcpu::Loaded;
-use crate::model::event::Saved;
+use crate::model::emu::insn::Kind;
+use crate::model::event::{vector, Saved};
 use crate::uapi::{self, kvm_vcpu_events};
 
 const STI: u8 = uapi::KVM_X86_SHADOW_INT_STI as u8;
@@ -79,6 +80,7 @@ impl<B: Backend> Loaded<'_, B> {
         }
         let old = self.state.events.save();
         let pending = payload && e.exception.pending != 0;
+        let (exception_insn_len, interrupt_insn_len) = self.raised_at_rip(e, pending);
         let saved = Saved {
             exception_injected: e.exception.injected != 0 && !pending,
             exception_pending: pending,
@@ -86,9 +88,11 @@ impl<B: Backend> Loaded<'_, B> {
             exception_error: (e.exception.has_error_code != 0).then_some(e.exception.error_code),
             exception_payload: (pending && e.exception_has_payload != 0)
                 .then_some(e.exception_payload),
+            exception_insn_len,
             interrupt_injected: e.interrupt.injected != 0,
             interrupt_nr: e.interrupt.nr,
             interrupt_soft: e.interrupt.soft != 0,
+            interrupt_insn_len,
             nmi_injected: e.nmi.injected != 0,
             nmi_pending: if has(uapi::KVM_VCPUEVENT_VALID_NMI_PENDING) {
                 e.nmi.pending
@@ -112,5 +116,22 @@ impl<B: Backend> Loaded<'_, B> {
             B::set_shadow(&mut self.state.hw, shadow);
         }
         Ok(())
+    }
+
+    /// The length of the instruction at RIP if it is what raised the exception or the interrupt of `e`: a debugger gives an INT3 back
+    /// that was not its own.
+    fn raised_at_rip(&mut self, e: &kvm_vcpu_events, pending: bool) -> (u8, u8) {
+        let exception = (e.exception.injected != 0 || pending)
+            && matches!(e.exception.nr, vector::BP | vector::OF);
+        let interrupt = e.interrupt.injected != 0 && e.interrupt.soft != 0;
+        if !exception && !interrupt {
+            return (0, 0);
+        }
+        match self.identify() {
+            Ok((Kind::Int3, len)) if exception && e.exception.nr == vector::BP => (len, 0),
+            Ok((Kind::Into, len)) if exception && e.exception.nr == vector::OF => (len, 0),
+            Ok((Kind::Int, len)) if interrupt => (0, len),
+            _ => (0, 0),
+        }
     }
 }

@@ -274,6 +274,13 @@ impl EventQueue {
         self.interrupt.filter(|i| !i.soft).map(|i| i.vector)
     }
 
+    /// RIP is behind the instruction now that raised the interrupt: it is not to move again if this entry does not take place.
+    pub fn moved_behind_instruction(&mut self) {
+        if let Some(i) = &mut self.interrupt {
+            i.insn_len = 0;
+        }
+    }
+
     /// An event is in the middle of its delivery.
     fn redelivers(&self) -> bool {
         matches!(self.exception, Some((_, Stage::Injected)))
@@ -444,7 +451,8 @@ impl EventQueue {
         if exception && !is_exception(s.exception_nr) {
             return Err(BadEvent);
         }
-        let stage = if s.exception_pending {
+        // What an instruction raised returns behind it, as when it is delivered for the first time.
+        let stage = if s.exception_pending || s.exception_insn_len != 0 {
             Stage::Pending
         } else {
             Stage::Injected
@@ -457,14 +465,14 @@ impl EventQueue {
             } else {
                 None
             },
-            insn_len: 0,
+            insn_len: s.exception_insn_len,
         };
         *self = Self {
             exception: exception.then_some((e, stage)),
             interrupt: s.interrupt_injected.then_some(Interrupt {
                 vector: s.interrupt_nr,
                 soft: s.interrupt_soft,
-                insn_len: 0,
+                insn_len: s.interrupt_insn_len,
             }),
             deferred: false,
             nmi_injected: s.nmi_injected,
@@ -490,16 +498,18 @@ fn plan_interrupt(gates: &Gates, plan: &mut Plan) {
 
 /// The queue as KVM_GET_VCPU_EVENTS tells it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // The fields of struct kvm_vcpu_events.
+#[allow(missing_docs)] // The fields of struct kvm_vcpu_events; and the length of the instruction at RIP, if that raised the event.
 pub struct Saved {
     pub exception_injected: bool,
     pub exception_pending: bool,
     pub exception_nr: u8,
     pub exception_error: Option<u32>,
     pub exception_payload: Option<u64>,
+    pub exception_insn_len: u8,
     pub interrupt_injected: bool,
     pub interrupt_nr: u8,
     pub interrupt_soft: bool,
+    pub interrupt_insn_len: u8,
     pub nmi_injected: bool,
     pub nmi_pending: u8,
     pub nmi_masked: bool,

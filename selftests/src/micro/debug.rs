@@ -20,6 +20,8 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/debug_general_detect", general_detect),
     Test::new("micro/debug_sw_breakpoint", sw_breakpoint),
     Test::new("micro/debug_inject", inject),
+    Test::new("micro/debug_handed_back", handed_back).no_ab(),
+    Test::new("micro/debug_handed_back_in_shadow", handed_back_in_shadow).no_ab(),
     Test::new("micro/debug_block_interrupts", block_interrupts),
     Test::new("micro/debug_guest_registers", guest_registers),
     Test::new("micro/debug_others_registers", others_registers).no_ab(),
@@ -286,6 +288,65 @@ fn inject() {
     eq!(g.run_to_trap().vector, 1);
     eq!(g.cpu.fd.num(SET_GUEST_DEBUG, bad_addr()), Err(EFAULT));
     eq!(g.cpu.fd.num(SET_GUEST_DEBUG, 0), Err(EFAULT));
+}
+
+/// What user space hands back by KVM_SET_VCPU_EVENTS returns behind the instruction that raised it, if RIP points to one.
+fn handed_back() {
+    let hand_back = |code: &[u8], change: &dyn Fn(&mut kvm_vcpu_events)| {
+        let g = Guest::new(Mode::Prot);
+        g.mem.write(CODE as usize, code);
+        let mut r = g.cpu.regs();
+        r.rflags |= 0x200;
+        g.cpu.set_regs(&r);
+        let mut e: kvm_vcpu_events = crate::must!(g.cpu.fd.take(GET_VCPU_EVENTS));
+        e.flags = 0;
+        change(&mut e);
+        eq!(g.cpu.fd.give(SET_VCPU_EVENTS, &e), Ok(0));
+        eq!(g.cpu.regs().rip, CODE, "RIP moves when it is delivered");
+        let t = g.run_to_trap();
+        (t.vector, t.ip)
+    };
+    for (code, vector, behind) in [
+        (&[0xcc, 0xf4][..], 3, 1),
+        (&[0x66, 0xcc, 0xf4], 3, 2),
+        (&[0xce, 0xf4], 4, 1),
+        // Not what raised it.
+        (&[0x90, 0xf4], 3, 0),
+        (&[0xce, 0xf4], 3, 0),
+    ] {
+        let raise = |e: &mut kvm_vcpu_events| (e.exception.injected, e.exception.nr) = (1, vector);
+        eq!(
+            hand_back(code, &raise),
+            (vector, CODE + behind),
+            "{code:x?}"
+        );
+    }
+    let soft = |e: &mut kvm_vcpu_events| {
+        (e.interrupt.injected, e.interrupt.soft, e.interrupt.nr) = (1, 1, 0x61);
+    };
+    eq!(hand_back(&[0xcd, 0x61, 0xf4], &soft), (0x61, CODE + 2));
+}
+
+/// A #DB with TF set, and an NMI, for a guest in the shadow of its STI: what is handed back there can be delivered.
+fn handed_back_in_shadow() {
+    let in_shadow = |tf: u64, change: &dyn Fn(&mut kvm_vcpu_events)| {
+        let g = Guest::new(Mode::Long);
+        g.mem.write(CODE as usize, &[0x90, 0x90, 0xf4]);
+        let mut r = g.cpu.regs();
+        r.rflags |= 0x200 | tf;
+        g.cpu.set_regs(&r);
+        let mut e: kvm_vcpu_events = crate::must!(g.cpu.fd.take(GET_VCPU_EVENTS));
+        e.flags = KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_NMI_PENDING;
+        e.interrupt.shadow = KVM_X86_SHADOW_INT_STI as u8;
+        change(&mut e);
+        eq!(g.cpu.fd.give(SET_VCPU_EVENTS, &e), Ok(0));
+        let t = g.run_to_trap();
+        (t.vector, t.ip)
+    };
+    let db = |e: &mut kvm_vcpu_events| (e.exception.injected, e.exception.nr) = (1, 1);
+    eq!(in_shadow(0x100, &db), (1, CODE));
+    let nmi = |e: &mut kvm_vcpu_events| e.nmi.pending = 1;
+    eq!(in_shadow(0, &nmi), (2, CODE + 1));
 }
 
 fn block_interrupts() {

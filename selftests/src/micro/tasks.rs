@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/task_call", call),
     Test::new("micro/task_jump", jump),
     Test::new("micro/task_gate", gate),
+    Test::new("micro/task_int1", int1),
     Test::new("micro/task_exception", exception),
     Test::new("micro/task_16_bit", old),
     Test::new("micro/task_vm86", vm86),
@@ -177,6 +178,18 @@ fn exception() {
     eq!(g.values(), [0x7774], "the error code is on the new stack");
     // The old task goes on with the instruction that faulted.
     eq!(g.mem.rd::<u32>(TSS as usize + 0x20), CODE as u32 + 5);
+}
+
+/// INT1 through a gate: it too comes back behind itself.
+fn int1() {
+    let g = two_tasks(true);
+    set_gate(&g, 1);
+    g.load(|a| {
+        a.mov(ebx, 0x1234)?;
+        a.int1()?;
+        back(a)
+    });
+    eq!(g.values(), THERE_AND_BACK);
 }
 
 fn old() {
