@@ -38,6 +38,11 @@ pub trait RemoteFlush: Send + Sync + 'static {
     /// # Context
     /// `mmu_lock` is held: must not sleep, allocate, or call the MMU. Interrupts are on.
     fn flush_remote_tlbs(&self, why: FlushReason);
+    /// The tables cannot be trusted any more: no vCPU enters the guest again, and none is in it when this returns.
+    ///
+    /// # Context
+    /// As for the other.
+    fn stop_vm(&self);
 }
 
 /// Unmaps a range; see [`Tdp::zap`].

@@ -209,7 +209,8 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
         }
     }
 
-    /// Notes a refused change: the VM is dead from now on.
+    /// Notes a refused change: the VM is dead from now on. What was to be taken away may be there still, so its guest stops before the host
+    /// gets the memory back.
     pub(super) fn note(&self, bug: Option<Bug>) {
         let Some(bug) = bug else { return };
         if !self.broken.get() {
@@ -220,6 +221,7 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
                 bug.level,
                 bug.new
             );
+            self.flush.stop_vm();
         }
     }
 

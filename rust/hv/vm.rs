@@ -108,6 +108,13 @@ impl RemoteFlush for Kicks {
             self.drive_out();
         }
     }
+
+    fn stop_vm(&self) {
+        if !self.dead.exchange(true) {
+            pr_err!("VM stopped: its second-stage tables are not what they should be\n");
+            self.drive_out();
+        }
+    }
 }
 
 impl Kicks {
