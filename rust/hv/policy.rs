@@ -94,6 +94,7 @@ pub(crate) fn enable_vm<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<isize> {
             }
             p.exit_on_emulation_failure.store(value != 0, Relaxed);
         }
+        uapi::KVM_CAP_MAX_VCPU_ID => vm.limit_ids(value)?,
         uapi::KVM_CAP_X86_DISABLE_EXITS => exits::disable(vm, value)?,
         // The old one takes any bits, the new one those that mean something.
         uapi::KVM_CAP_DISABLE_QUIRKS => p.quirks.disable(value),

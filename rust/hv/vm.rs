@@ -135,7 +135,19 @@ impl Kicks {
 /// The ids that are taken, and what is settled before there are vCPUs.
 pub(crate) struct VcpuTable {
     ids: KVec<u32>,
+    /// The bound of ids that user space set, or the first vCPU for it; 0: none yet.
+    id_limit: u32,
     pub(crate) identity: IdentityMap,
+}
+
+impl VcpuTable {
+    fn new() -> Self {
+        Self {
+            ids: KVec::new(),
+            id_limit: 0,
+            identity: IdentityMap::new(),
+        }
+    }
 }
 
 /// A virtual machine.
@@ -186,7 +198,7 @@ impl<B: Backend> Vm<B> {
                 tsc_sync <- new_mutex!(TscSync::default(), "lodge_tsc"),
                 msr_filter <- MsrFilter::new(),
                 ioevents <- IoEvents::new()?,
-                table <- new_mutex!(VcpuTable { ids: KVec::new(), identity: IdentityMap::new() }, "lodge_vcpus"),
+                table <- new_mutex!(VcpuTable::new(), "lodge_vcpus"),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -229,6 +241,13 @@ impl<B: Backend> Vm<B> {
         if table.ids.iter().any(|i| *i == id) {
             return Err(EEXIST);
         }
+        // Settled from here on, even if no vCPU comes of it.
+        if table.id_limit == 0 {
+            table.id_limit = MAX_VCPU_ID;
+        }
+        if id >= table.id_limit {
+            return Err(EINVAL);
+        }
         table.ids.reserve(1, GFP_KERNEL_ACCOUNT)?;
         let shared = Arc::new(VcpuShared::new(id), GFP_KERNEL_ACCOUNT)?;
         self.add_kick(shared.clone())?;
@@ -242,6 +261,20 @@ impl<B: Backend> Vm<B> {
                 Err(e)
             }
         }
+    }
+
+    /// KVM_CAP_MAX_VCPU_ID: ids are below `limit`. EINVAL for one beyond ours, and to change one that is settled.
+    pub(crate) fn limit_ids(&self, limit: u64) -> Result {
+        let limit = u32::try_from(limit).map_err(|_| EINVAL)?;
+        if limit > MAX_VCPU_ID {
+            return Err(EINVAL);
+        }
+        let mut table = self.table.lock();
+        if table.id_limit != 0 && table.id_limit != limit {
+            return Err(EINVAL);
+        }
+        table.id_limit = limit;
+        Ok(())
     }
 
     /// Has a vCPU been made?

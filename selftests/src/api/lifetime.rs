@@ -11,6 +11,7 @@ use libc::{EEXIST, EINVAL, EIO, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE};
 
 pub const TESTS: &[Test] = &[
     Test::new("api/vcpu_ids", vcpu_ids),
+    Test::new("api/vcpu_id_limit", vcpu_id_limit),
     Test::new("api/vcpu_many", vcpu_many).secs(60),
     Test::new("api/vcpu_mmap", vcpu_mmap),
     Test::new("api/vcpu_mmap_beyond", vcpu_mmap_beyond),
@@ -45,6 +46,54 @@ fn vcpu_ids() {
         max - 1,
         last.err()
     );
+}
+
+/// KVM_CAP_MAX_VCPU_ID is settled by the first value that is not 0, or by the first attempt to make a vCPU.
+fn vcpu_id_limit() {
+    let k = Kvm::open();
+    let max = u64::try_from(k.cap(KVM_CAP_MAX_VCPU_ID)).unwrap_or(0);
+    let limit = |vm: &Vm, ids: u64| {
+        let mut c: kvm_enable_cap = sys::filled(0);
+        (c.cap, c.args[0]) = (KVM_CAP_MAX_VCPU_ID, ids);
+        // Not recorded: the highest value differs.
+        sys::ioctl_with(vm.fd.0.raw(), ENABLE_CAP, &mut c)
+    };
+    let vm = k.vm();
+    for (ids, result) in [
+        (max + 1, Err(EINVAL)),
+        (1 << 32, Err(EINVAL)),
+        (u64::MAX, Err(EINVAL)),
+        (0, Ok(0)),
+        (0, Ok(0)),
+        (7, Ok(0)),
+        (7, Ok(0)),
+        (0, Err(EINVAL)),
+        (6, Err(EINVAL)),
+        (max, Err(EINVAL)),
+    ] {
+        eq!(limit(&vm, ids), result, "a limit of {ids:x}");
+    }
+    let _last = vm.vcpu(6);
+    eq!(vm.fd.num(CREATE_VCPU, 6), Err(EEXIST), "taken");
+    eq!(vm.fd.num(CREATE_VCPU, 7), Err(EINVAL), "at the limit");
+    eq!(limit(&vm, 7), Ok(0), "the same, with a vCPU");
+    let _first = vm.vcpu(0);
+
+    let vm = k.vm();
+    eq!(
+        sys::ioctl(vm.fd.0.raw(), CREATE_VCPU, Arg::Num(max)),
+        Err(EINVAL)
+    );
+    eq!(
+        limit(&vm, 0),
+        Ok(0),
+        "an id that none can have settles nothing"
+    );
+    let _one = vm.vcpu(0);
+    eq!(limit(&vm, 7), Err(EINVAL), "after the first vCPU");
+    eq!(limit(&vm, 0), Err(EINVAL), "no limit, after it");
+    eq!(limit(&vm, max), Ok(0), "the limit as it is");
+    let _two = vm.vcpu(7);
 }
 
 fn vcpu_many() {
