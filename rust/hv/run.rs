@@ -224,13 +224,19 @@ impl<B: Backend> Loaded<'_, B> {
         (!quirk).then(|| misc_enable::mwait(&*self.state.msrs))
     }
 
-    /// A hypercall, in an instruction of `len` bytes: the guest asked, though none is offered.
+    /// A hypercall, in an instruction of `len` bytes. Those that KVM does whether CPUID offers them or not are done here too: without
+    /// local APICs a kick or yield finds no vCPU, and there is nothing to do.
     pub(crate) fn hypercall(&mut self, len: u8) -> Flow {
         self.count(Stat::Hypercalls);
-        let error = if B::cpl(&mut self.state.hw) == 0 {
-            uapi::KVM_ENOSYS
-        } else {
+        let number = self.gpr(RAX);
+        let error = if B::cpl(&mut self.state.hw) != 0 {
             uapi::KVM_EPERM
+        } else {
+            match u32::try_from(number) {
+                Ok(uapi::KVM_HC_VAPIC_POLL_IRQ) => 0,
+                Ok(uapi::KVM_HC_KICK_CPU | uapi::KVM_HC_SCHED_YIELD) => 0,
+                _ => uapi::KVM_ENOSYS,
+            }
         };
         let value = 0u64.wrapping_sub(error.into());
         let value = if self.is_64bit() {

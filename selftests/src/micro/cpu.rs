@@ -476,17 +476,31 @@ fn virtualization() {
     }
 }
 
-/// One of the two hypercall instructions with an unknown number: KVM answers -KVM_ENOSYS.
+/// KVM's hypercalls VAPIC_POLL_IRQ, KICK_CPU and SCHED_YIELD, of which a VM without local APICs does nothing, and unknown ones:
+/// -KVM_ENOSYS.
+const CALLS: [(u64, i64); 7] = [
+    (1, 0),
+    (5, 0),
+    (11, 0),
+    (0x1234, -1000),
+    (0, -1000),
+    (2, -1000),
+    (1 << 32 | 5, -1000),
+];
+
+/// Each of them with one of the two instructions.
 fn call(what: &str, code: [u8; 3]) {
     let g = Guest::new(Mode::Long);
-    g.mem.write(CODE as usize, &code);
-    g.mem.wr(CODE as usize + 3, 0xf4u8);
-    let mut r = g.cpu.regs();
-    r.rax = 0x1234;
-    g.cpu.set_regs(&r);
-    match g.cpu.run() {
-        Exit::Hlt => eq!(g.cpu.regs().rax as i64, -1000, "{what}"),
-        e => check!(false, "{what}: {e:x?}{}", g.describe()),
+    for (number, answer) in CALLS {
+        g.mem.write(CODE as usize, &code);
+        g.mem.wr(CODE as usize + 3, 0xf4u8);
+        let mut r = g.cpu.regs();
+        (r.rip, r.rax) = (CODE, number);
+        g.cpu.set_regs(&r);
+        match g.cpu.run() {
+            Exit::Hlt => eq!(g.cpu.regs().rax as i64, answer, "{what} {number:x}"),
+            e => check!(false, "{what} {number:x}: {e:x?}{}", g.describe()),
+        }
     }
 }
 
