@@ -131,19 +131,20 @@ impl<B: Backend> Loaded<'_, B> {
         Flow::User
     }
 
-    /// DR7.GD makes each access to a debug register a #DB.
-    fn check_general_detect(&self) -> Result<(), Refused> {
-        if self.state.controls.dr7 & dr7::GD != 0 {
+    /// Which register an access to debug register `n` means. DR7.GD makes each access a #DB; while user space has the breakpoints,
+    /// GD is its own.
+    fn dr_access(&self, n: u8) -> Result<Dr, Refused> {
+        let cr4 = self.state.controls.cr4;
+        let register = cr::debug_register(n, cr4).ok_or_else(Exception::undefined)?;
+        if self.state.effective_dr7() & dr7::GD != 0 {
             return Err(Exception::debug(cr::dr6::BD));
         }
-        Ok(())
+        Ok(register)
     }
 
     /// Debug register `n` as the guest reads it.
     pub(crate) fn read_dr(&mut self, n: u8) -> Result<u64, Refused> {
-        let register =
-            cr::debug_register(n, self.state.controls.cr4).ok_or_else(Exception::undefined)?;
-        self.check_general_detect()?;
+        let register = self.dr_access(n)?;
         let c = &self.state.controls;
         Ok(match register {
             Dr::Address(i) => c.dr.get(usize::from(i)).copied().unwrap_or(0),
@@ -154,9 +155,7 @@ impl<B: Backend> Loaded<'_, B> {
 
     /// The guest writes debug register `n`.
     pub(crate) fn write_dr(&mut self, n: u8, value: u64) -> Result<(), Refused> {
-        let register =
-            cr::debug_register(n, self.state.controls.cr4).ok_or_else(Exception::undefined)?;
-        self.check_general_detect()?;
+        let register = self.dr_access(n)?;
         let limits = *self.state.features.limits();
         let c = &mut self.state.controls;
         match register {
@@ -178,9 +177,11 @@ impl<B: Backend> Loaded<'_, B> {
         self.update_switch();
     }
 
-    /// MOV between debug register `n` and general register `gpr`.
+    /// MOV between debug register `n` and general register `gpr`. It exits before the CPU looks at DR7.GD. (Bad privilege comes before
+    /// the exit on CPUs, and last here as in KVM.)
     pub(crate) fn access_dr(&mut self, n: u8, write: bool, gpr: u8) -> Result<(), Refused> {
         if B::cpl(&mut self.state.hw) != 0 {
+            self.dr_access(n)?;
             return Err(gp(()));
         }
         if write {

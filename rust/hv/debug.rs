@@ -80,6 +80,13 @@ impl<B: Backend> VcpuState<B> {
             raw
         }
     }
+
+    /// DR7 that is in effect: user space's as long as it has the breakpoints.
+    pub(crate) fn effective_dr7(&self) -> u64 {
+        self.debug
+            .breakpoints()
+            .map_or(self.controls.dr7, |(_, dr7)| dr7)
+    }
 }
 
 impl<B: Backend> Loaded<'_, B> {
@@ -207,10 +214,7 @@ impl<B: Backend> Loaded<'_, B> {
             return false;
         };
         let pc = self.linear_rip();
-        let dr7 = match self.state.debug.breakpoints() {
-            Some((_, dr7)) => dr7,
-            None => self.state.controls.dr7,
-        };
+        let dr7 = self.state.effective_dr7();
         self.run.debug(vector::DB, pc, Some((dr6, dr7)));
         true
     }

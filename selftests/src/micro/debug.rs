@@ -18,6 +18,10 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/debug_hw_breakpoint", hw_breakpoint),
     Test::new("micro/debug_hw_watchpoint", hw_watchpoint),
     Test::new("micro/debug_general_detect", general_detect),
+    Test::new(
+        "micro/debug_general_detect_of_debugger",
+        general_detect_of_debugger,
+    ),
     Test::new("micro/debug_sw_breakpoint", sw_breakpoint),
     Test::new("micro/debug_inject", inject),
     Test::new("micro/debug_handed_back", handed_back).no_ab(),
@@ -233,6 +237,40 @@ fn general_detect_in(mode: Mode) {
     let d: kvm_debugregs = crate::must!(g.cpu.fd.take(GET_DEBUGREGS));
     eq!(d.dr6 & 1 << 13, 1 << 13, "BD");
     eq!(d.dr7, 0x400, "GD is off in the handler");
+}
+
+/// While a debugger has the registers, GD is its own: that stops, and the guest's does not.
+fn general_detect_of_debugger() {
+    on_step_capable();
+    const BD: u64 = 1 << 13;
+    // With GD, and without.
+    const DR7: (u64, u64) = (0x2400, 0x400);
+    for mode in [Mode::Real, Mode::Prot, Mode::Long] {
+        // MOV from DR0, MOV to DR1, HLT.
+        let code = [0x0f, 0x21, 0xc0, 0x0f, 0x23, 0xc8, 0xf4];
+        let g = Guest::new(mode);
+        g.mem.write(CODE as usize, &code);
+        for at in [CODE, CODE + 3] {
+            breakpoint(&g.cpu, [0; 4], DR7.0, 0);
+            let (pc, why) = stop(&g);
+            eq!((pc, why & (BD | BS | 0xf)), (at, BD), "{mode:?}");
+            eq!(g.cpu.regs().rip, at, "nothing moved");
+            let mut r = g.cpu.regs();
+            r.rip = at + 3;
+            g.cpu.set_regs(&r);
+        }
+        eq!(g.cpu.run(), Exit::Hlt);
+
+        let g = Guest::new(mode);
+        g.mem.write(CODE as usize, &code);
+        let mut d: kvm_debugregs = crate::must!(g.cpu.fd.take(GET_DEBUGREGS));
+        d.dr7 = DR7.0;
+        eq!(g.cpu.fd.give(SET_DEBUGREGS, &d), Ok(0));
+        breakpoint(&g.cpu, [0; 4], DR7.1, 0);
+        g.expect(&Exit::Hlt);
+        let d: kvm_debugregs = crate::must!(g.cpu.fd.take(GET_DEBUGREGS));
+        eq!(d.dr7, DR7.0, "{mode:?}: it waits");
+    }
 }
 
 fn sw_breakpoint() {
