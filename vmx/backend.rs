@@ -293,12 +293,12 @@ impl Backend for Vmx {
         super::handle::handle(cx, exit)
     }
 
+    #[inline]
+    fn entered(exit: &Exit) -> bool {
+        exit.failed.is_none() && !exit.reason.entry_failed()
+    }
+
     fn vectoring(hw: &mut Hw, _switch: &Switch, exit: &Exit) -> Option<Vectoring> {
-        if exit.failed.is_some() || exit.reason.entry_failed() {
-            // An entry that did not happen leaves its injection behind.
-            hw.vmcs.write(f::ENTRY_INTR_INFO, 0);
-            return None;
-        }
         let info = exit.vectoring;
         if !info.valid() {
             if hw.iret_faulted(exit) {

@@ -143,6 +143,10 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn exit_info(hw: &mut Self::Hw, exit: &Self::Exit) -> trace::Exit;
     /// Deals with an exit.
     fn handle(cx: &mut Loaded<'_, Self>, exit: Self::Exit) -> Result<Flow>;
+    /// The guest was entered: what the entry injected is gone, but for [`Backend::vectoring`].
+    fn entered(_exit: &Self::Exit) -> bool {
+        true
+    }
     /// What the CPU was delivering when it exited (EXITINTINFO, IDT-vectoring information). Called right after each exit;
     /// also brings [`Backend::nmi_masked`] up to date.
     fn vectoring(hw: &mut Self::Hw, switch: &Switch, exit: &Self::Exit) -> Option<Vectoring>;

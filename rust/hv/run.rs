@@ -122,8 +122,13 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
         return Err(cx.vm.kill(reason));
     }
 
-    let was = B::vectoring(&mut cx.state.hw, &cx.state.switch, &exit);
-    cx.state.events.complete(was);
+    if B::entered(&exit) {
+        let was = B::vectoring(&mut cx.state.hw, &cx.state.switch, &exit);
+        cx.state.events.complete(was);
+    } else {
+        // Nothing was delivered: what was to be waits for the next entry.
+        B::cancel_injection(&mut cx.state.hw);
+    }
     let masked = B::nmi_masked(&mut cx.state.hw);
     cx.state.events.set_nmi_masked(masked);
     B::handle(cx, exit)

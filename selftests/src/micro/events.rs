@@ -3,10 +3,10 @@
 
 use crate::guest::*;
 use crate::harness::{self, Test};
-use crate::kvm::{Exit, GET_DEBUGREGS, SET_DEBUGREGS};
+use crate::kvm::{Exit, GET_DEBUGREGS, GET_VCPU_EVENTS, SET_DEBUGREGS, SET_VCPU_EVENTS};
 use crate::{check, eq};
 use iced_x86::code_asm::*;
-use kvm_bindings::kvm_debugregs;
+use kvm_bindings::{kvm_debugregs, kvm_vcpu_events};
 
 pub const TESTS: &[Test] = &[
     Test::new("micro/interrupt_modes", interrupt_modes),
@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     Test::new("micro/interrupt_after_hlt", after_hlt),
     Test::new("micro/interrupt_nested_window", nested_window),
     Test::new("micro/interrupt_delivery_faults", delivery_faults),
+    Test::new("micro/interrupt_outlives_failed_entry", failed_entry),
     Test::new("micro/interrupts_many", many),
     Test::new("micro/nmi_modes", nmi_modes),
     Test::new("micro/nmi_blocked_until_iret", nmi_blocked),
@@ -242,6 +243,50 @@ fn many() {
         eq!(g.cpu.interrupt(v), Ok(0));
         let t = g.run_to_trap();
         eq!(u32::from(t.vector), v);
+    }
+}
+
+/// What an entry should have injected waits where that entry fails, as VMX's do for a bad segment.
+fn failed_entry() {
+    if crate::sys::on_amd() {
+        harness::skip("SVM takes the privilege of SS for that of the code, whatever CS says");
+    }
+    if !crate::sys::unrestricted_guest() {
+        harness::skip("such a guest is emulated without unrestricted guest");
+    }
+    let events = |g: &Guest| -> kvm_vcpu_events { crate::must!(g.cpu.fd.take(GET_VCPU_EVENTS)) };
+    const IRQ: u8 = 0x61;
+    const NMI: u8 = 2;
+    const UD: u8 = 6;
+    for (what, vector) in [("an interrupt", IRQ), ("an NMI", NMI), ("an exception", UD)] {
+        let g = bytes(Mode::Prot, &[0x90, 0x90, 0xf4]);
+        set_if(&g, true);
+        let good = g.cpu.sregs();
+        let mut bad = good;
+        // CS and SS of different privilege (Intel SDM, "Checks on Guest Segment Registers").
+        bad.ss.dpl = 3;
+        g.cpu.set_sregs(&bad);
+        match vector {
+            IRQ => eq!(g.cpu.interrupt(IRQ.into()), Ok(0)),
+            NMI => eq!(g.cpu.nmi(), Ok(0)),
+            _ => {
+                let mut e = events(&g);
+                (e.exception.injected, e.exception.nr) = (1, UD);
+                eq!(g.cpu.fd.give(SET_VCPU_EVENTS, &e), Ok(0));
+            }
+        }
+        match g.cpu.run() {
+            Exit::FailEntry(_) => {}
+            e => panic!("{what}: {e:x?}{}", g.describe()),
+        }
+        let e = events(&g);
+        let waits = (e.interrupt.injected, e.nmi.injected, e.exception.injected);
+        let want = |v| u8::from(vector == v);
+        eq!(waits, (want(IRQ), want(NMI), want(UD)), "{what}");
+        eq!(e.nmi.masked, 0, "{what}");
+        g.cpu.set_sregs(&good);
+        let t = g.run_to_trap();
+        eq!((t.vector, t.ip), (vector, CODE), "{what}");
     }
 }
 
