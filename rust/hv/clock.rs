@@ -7,6 +7,9 @@
 //! own clock goes by a slightly different rate. A vCPU's page is written anew before the guest is entered after each change of the clock,
 //! of the vCPU's counter or of the page's place.
 //!
+//! The host's sleep stops guests too: each vCPU that uses the clock is told so at its first entry after, as by KVM_KVMCLOCK_CTRL
+//! (`Kicks::host_sleeps`, which takes no vCPU's mutex).
+//!
 //! Where the counter is none to go by, as the CPUs' differ, or a suspend may have reset it, the moment is a new one each time, or after it.
 
 use kernel::prelude::*;

@@ -81,6 +81,12 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
             cx.turn_back(irq);
             return Err(EIO);
         }
+        if cx.shared.host_slept.exchange(false) {
+            cx.turn_back(irq);
+            // A guest that does not use the clock is not told.
+            let _no_clock = cx.guest_was_stopped();
+            return Ok(Flow::Resume);
+        }
     }
     if cx.host_tsc.changed() {
         cx.turn_back(irq);

@@ -23,6 +23,7 @@ use crate::model::kick::{self, Presence};
 use crate::model::tsc_sync::TscSync;
 use crate::sys::cpu::{self, Flag, Word};
 use crate::sys::page::Pages;
+use crate::sys::power::{Sleeper, Told};
 use crate::sys::stats::Shown;
 
 /// The part of a vCPU that any thread may look at.
@@ -33,6 +34,8 @@ pub(crate) struct VcpuShared {
     pub(crate) stats: Stats,
     /// Where it is, and what it owes before it runs on.
     pub(crate) presence: Presence<Flag, Word>,
+    /// The host went to sleep: the guest's clock is to tell it. Looked at when a flush was demanded.
+    pub(crate) host_slept: Flag,
 }
 
 impl VcpuShared {
@@ -41,6 +44,7 @@ impl VcpuShared {
             id,
             stats: Stats::new(),
             presence: Presence::new(Flag::new(false), Flag::new(false), Word::new()),
+            host_slept: Flag::new(false),
         }
     }
 }
@@ -117,6 +121,19 @@ impl RemoteFlush for Kicks {
     }
 }
 
+/// KVM_KVMCLOCK_CTRL for each vCPU, without its mutex: whoever runs it holds that. The demand for a flush, which each looks at
+/// anyway, brings the vCPU to it at its next entry. None is driven out: the kernel is about to do that, and the guest should not see
+/// before the sleep that it was stopped.
+impl Sleeper for Kicks {
+    fn host_sleeps(&self) {
+        let vcpus = self.vcpus.lock();
+        for v in vcpus.iter() {
+            v.host_slept.set(true);
+            let _cpu = v.presence.demand_flush();
+        }
+    }
+}
+
 impl Kicks {
     /// Makes vCPUs that are in guest mode leave it, and each drop its translations before it enters again. Waits for that: `mmu_lock` may
     /// be held, interrupts are on.
@@ -154,6 +171,7 @@ impl VcpuTable {
 #[pin_data]
 pub(crate) struct Vm<B: Backend> {
     _shown: Shown<Kicks>,
+    _told: Told<Kicks>,
     pub(crate) mmu: Mmu<B::Pte, Kicks>,
     pub(crate) kicks: Arc<Kicks>,
     /// The ring of coalesced MMIO, which VMMs map with each vCPU. It stays empty: there is no such MMIO yet.
@@ -187,9 +205,11 @@ impl<B: Backend> Vm<B> {
         let kicks = Kicks::new()?;
         let mmu = Mmu::new(kicks.clone(), B::mmu_config())?;
         let shown = Shown::new(fd, kicks.clone())?;
+        let told = Told::new(kicks.clone())?;
         Arc::pin_init(
             try_pin_init!(Self {
                 _shown: shown,
+                _told: told,
                 mmu,
                 kicks,
                 ring: Pages::new()?,

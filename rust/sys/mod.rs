@@ -15,6 +15,7 @@ pub(crate) mod lock;
 pub(crate) mod mm;
 pub(crate) mod page;
 pub(crate) mod params;
+pub(crate) mod power;
 pub(crate) mod run_page;
 pub(crate) mod sched;
 pub(crate) mod srcu_cell;

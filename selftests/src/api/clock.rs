@@ -112,6 +112,11 @@ pub struct Page {
     flags: u8,
 }
 
+/// What the page tells of the guest's having been stopped: 2 or 0.
+pub fn stopped_flag(g: &Guest, at: u64) -> u8 {
+    read(g, at).flags & 2
+}
+
 pub fn read(g: &Guest, at: u64) -> Page {
     let at = at as usize;
     Page {

@@ -20,6 +20,8 @@ pub const TESTS: &[Test] = &[
         .no_ab(),
 ];
 
+/// Where the guest that runs has its clock.
+const PAGE: u64 = DATA + 0x1000;
 const SYSTEM_TIME: u32 = 0x4b56_4d01;
 const SNAPSHOT_FREEZE: u64 = 0x3301;
 const SNAPSHOT_UNFREEZE: u64 = 0x3302;
@@ -27,7 +29,8 @@ const SNAPSHOT_FREE: u64 = 0x3305;
 const SNAPSHOT_CREATE_IMAGE: u64 = 0x4004_3311;
 
 /// Two guests count, one in this process and one in another; `sleep` takes the machine down and up again. Then both go on, and a
-/// new VM works too. The time-stamp counter and the clock of one that does not run meanwhile do not go back.
+/// new VM works too. The time-stamp counter and the clock of one that does not run meanwhile do not go back. Clocks tell that the guest
+/// was stopped.
 fn across(sleep: impl FnOnce()) {
     let other = counter();
     let still = Guest::new(Mode::Long);
@@ -35,6 +38,7 @@ fn across(sleep: impl FnOnce()) {
         .mem
         .write(CODE as usize, &[0x0f, 0x31, 0xf4, 0xeb, 0xfb]);
     check!(still.cpu.set_msr(SYSTEM_TIME, DATA | 1), "MSR");
+    check!(other.cpu.set_msr(SYSTEM_TIME, PAGE | 1), "MSR");
     let times = || {
         eq!(still.cpu.run(), Exit::Hlt);
         let r = still.cpu.regs();
@@ -56,12 +60,27 @@ fn across(sleep: impl FnOnce()) {
     });
     with_running(&other.cpu, |_| {
         progress(&other);
+        eq!(clock::stopped_flag(&other, PAGE), 0);
         sleep();
         progress(&other);
     });
+    eq!(
+        clock::stopped_flag(&other, PAGE),
+        2,
+        "one that ran was told"
+    );
+    eq!(clock::stopped_flag(&still, DATA), 0, "not yet");
     let read = still.cpu.msr(0x10).unwrap_or(0);
     check!(read > tsc, "user space reads {read} after {tsc}");
     let (after, new_time) = times();
+    eq!(
+        clock::stopped_flag(&still, DATA),
+        2,
+        "one that did not is told when it runs"
+    );
+    still.mem.wr(DATA as usize + 29, 0u8);
+    times();
+    eq!(clock::stopped_flag(&still, DATA), 0, "once");
     let now = host();
     check!(after > read, "the guest reads {after} after {read}");
     check!(
@@ -86,10 +105,13 @@ fn across(sleep: impl FnOnce()) {
 /// What hibernation does up to the image in memory: tasks frozen, devices and all CPUs but one off, then what comes last in a
 /// suspend (virtualization off), a copy of memory, and all the way back. The image is thrown away.
 fn snapshot() {
-    let Ok(dev) = OwnedFd::open("/dev/snapshot", libc::O_RDONLY) else {
+    const DEVICE: &str = "/dev/snapshot";
+    if !std::path::Path::new(DEVICE).exists() {
         harness::skip("the kernel takes no snapshots (/dev/snapshot)");
-    };
+    }
     across(|| {
+        // From here on the kernel is about to hibernate.
+        let dev = crate::must!(OwnedFd::open(DEVICE, libc::O_RDONLY));
         let call = |nr, arg| sys::ioctl(dev.raw(), nr, arg);
         eq!(call(SNAPSHOT_FREEZE, Arg::Num(0)), Ok(0));
         let mut in_suspend = [0u8; 4];

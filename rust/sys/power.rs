@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Being told that the host is about to sleep (suspend, hibernation).
+//!
+//! Context: [`Sleeper::host_sleeps`] is called by the task that puts the host to sleep, which may sleep itself and holds the lock of
+//! the kernel's list of notifiers. Adding and removing take that lock for writing, so they sleep, and a removal waits for a call that
+//! is under way: neither may be done with a lock held that `host_sleeps` takes.
+//!
+//! Unsafe because: `power.c` keeps a raw pointer to who is told, and calls back.
+
+use core::ffi::c_void;
+use core::ptr::NonNull;
+
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+unsafe extern "C" {
+    fn lodge_power_add(
+        context: *const c_void,
+        sleeps: unsafe extern "C" fn(*const c_void),
+    ) -> *mut c_void;
+    fn lodge_power_remove(power: *mut c_void);
+}
+
+/// Who wants to know.
+pub(crate) trait Sleeper: Send + Sync + 'static {
+    /// The host is about to sleep; tasks still run. Task context.
+    fn host_sleeps(&self);
+}
+
+/// A [`Sleeper`] is told, from `new` to the drop.
+///
+/// # Invariants
+/// `raw` came from `lodge_power_add` with the address of what `_of` keeps alive.
+pub(crate) struct Told<T> {
+    raw: NonNull<c_void>,
+    _of: Arc<T>,
+}
+
+// SAFETY: it may be removed by any thread.
+unsafe impl<T: Send + Sync> Send for Told<T> {}
+// SAFETY: nothing can be done with a reference.
+unsafe impl<T: Send + Sync> Sync for Told<T> {}
+
+impl<T: Sleeper> Told<T> {
+    /// From now on `of` is told. Sleeps.
+    pub(crate) fn new(of: Arc<T>) -> Result<Self> {
+        /// # Safety
+        /// `context` points to a `T` for the duration of the call.
+        unsafe extern "C" fn sleeps<T: Sleeper>(context: *const c_void) {
+            // SAFETY: by the contract.
+            unsafe { &*context.cast::<T>() }.host_sleeps();
+        }
+        // SAFETY: what `of` keeps alive is used until `drop`; the function is in this module, which VMs keep loaded.
+        let raw = unsafe { lodge_power_add(core::ptr::from_ref(&*of).cast(), sleeps::<T>) };
+        // INVARIANT: as just called.
+        Ok(Self {
+            raw: NonNull::new(raw).ok_or(ENOMEM)?,
+            _of: of,
+        })
+    }
+}
+
+impl<T> Drop for Told<T> {
+    fn drop(&mut self) {
+        // SAFETY: by the invariant; removed once, and before `_of` goes.
+        unsafe { lodge_power_remove(self.raw.as_ptr()) };
+    }
+}
