@@ -211,7 +211,7 @@ fn set_entries<B: Backend>(cx: &mut Loaded<'_, B>, mut entries: KVec<Entry>) -> 
     if cx.vm.policy.disabled_exits() & exits::HLT != 0 {
         cpuid::hide_unhalt(&mut entries);
     }
-    if cx.state.has_run {
+    if cx.has_run() {
         let mut features = cx.state.features;
         cpuid::refresh(&mut entries, &mut features, caps, &now);
         refresh(cx)?;

@@ -29,6 +29,7 @@ impl<B: Backend> Loaded<'_, B> {
         if self.host_tsc.changed() {
             self.follow_host_tsc();
         }
+        self.state.was_emulated = true;
         B::wake(&mut self.state.hw);
         match self.event_to_emulate() {
             Some(event) => self.deliver(event),

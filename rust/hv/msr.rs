@@ -185,7 +185,7 @@ pub(crate) fn set_msrs<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result
     let mut done = 0usize;
     for e in list.iter() {
         // What describes the CPU model stays as the guest saw it.
-        let frozen = cx.state.has_run
+        let frozen = cx.has_run()
             && msr::is_immutable(e.index)
             && cx.read_msr(e.index, Who::Host) != Ok(e.data);
         if frozen || cx.write_msr(e.index, e.data, Who::Host).is_err() {

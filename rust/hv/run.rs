@@ -47,7 +47,6 @@ fn run<B: Backend>(cx: &mut Loaded<'_, B>) -> Result {
     if cx.run.wants_immediate_exit() {
         return Err(EINTR);
     }
-    cx.state.has_run = true;
     cx.run.set_reason(uapi::KVM_EXIT_UNKNOWN);
     loop {
         if enter(cx)? == Flow::User || cx.debug_exit() {
@@ -146,6 +145,11 @@ impl<B: Backend> Loaded<'_, B> {
         self.shared.presence.leave();
         drop(irq);
         B::cancel_injection(&mut self.state.hw);
+    }
+
+    /// The guest was entered, or the emulator took its place: its CPU model is settled. (The count of exits is kept anyway.)
+    pub(super) fn has_run(&self) -> bool {
+        self.state.was_emulated || self.shared.stats.any(Stat::Exits)
     }
 
     /// Counts one.

@@ -75,6 +75,11 @@ impl Stats {
         }
     }
 
+    /// Something was counted.
+    pub(crate) fn any(&self, stat: Stat) -> bool {
+        self.get(stat as usize) != 0
+    }
+
     fn get(&self, n: usize) -> u64 {
         self.0.get(n).map_or(0, Word::get)
     }

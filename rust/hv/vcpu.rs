@@ -78,8 +78,8 @@ pub(crate) struct VcpuState<B: Backend> {
     /// The changes of the VM's MSR filter that are in effect.
     pub(crate) filters_seen: u64,
     pub(crate) cache: TableCache,
-    /// The guest ran: its CPUID can no longer be changed.
-    pub(crate) has_run: bool,
+    /// The emulator ran the guest.
+    pub(crate) was_emulated: bool,
     /// The hardware's part, last.
     pub(crate) hw: B::Hw,
 }
@@ -170,7 +170,7 @@ impl<B: Backend> VcpuState<B> {
                 clock: VcpuClock::default(),
                 filters_seen: 0,
                 cache: TableCache::new(),
-                has_run: false,
+                was_emulated: false,
                 hw,
             }? Error),
             GFP_KERNEL_ACCOUNT,

@@ -4,7 +4,7 @@
 use crate::guest::{Guest, Mode, CODE, DATA};
 use crate::harness::{self, Test};
 use crate::kvm::*;
-use crate::sys::{bad_addr, bytes_of, filled, zeroed, Map};
+use crate::sys::{self, bad_addr, bytes_of, filled, zeroed, Arg, Map};
 use crate::{check, eq};
 use kvm_bindings::*;
 use libc::{E2BIG, EFAULT, EINVAL, ENOMEM};
@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     Test::new("api/cpuid2_round_trip", round_trip),
     Test::new("api/cpuid2_limits", limits),
     Test::new("api/cpuid2_after_run", after_run),
+    Test::new("api/cpuid2_before_entry", before_entry),
     Test::new("api/cpuid2_osxsave", osxsave),
 ];
 
@@ -305,6 +306,59 @@ fn after_run() {
     other.entries[0].eax ^= 1;
     other.nent -= 1;
     eq!(g.cpu.fd.give(SET_CPUID2, &*other), Err(EINVAL), "one less");
+}
+
+/// The model stays open until the guest is entered: not by a KVM_RUN that ends before.
+fn before_entry() {
+    const IMMUTABLE: u32 = 0x10a;
+    let g = Guest::new(Mode::Real);
+    g.mem.wr(CODE as usize, 0xf4u8);
+    let c = &g.cpu;
+    let open = |what: &str| {
+        let mut cpuid = get(c);
+        cpuid.entries[0].eax ^= 1;
+        eq!(c.fd.give(SET_CPUID2, &*cpuid), Ok(0), "{what}");
+        eq!(list(&get(c))[0].eax, cpuid.entries[0].eax, "{what}");
+    };
+    let shown = c.msr(IMMUTABLE);
+    let settable = shown.is_some_and(|v| v != 0);
+    let mut mask = [8u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    sys::interrupting(libc::SIGUSR1);
+    sys::block(libc::SIGUSR1, true);
+    crate::must!(sys::tkill(sys::gettid(), libc::SIGUSR1));
+    let set = |arg| sys::ioctl(c.fd.0.raw(), SET_SIGNAL_MASK, arg);
+    eq!(set(Arg::Buf(&mut mask)), Ok(0));
+    let e = c.run();
+    check!(matches!(e, Exit::Err(libc::EINTR, _)), "{e:x?}");
+    eq!(set(Arg::Num(0)), Ok(0));
+    check!(sys::take_signal(libc::SIGUSR1).is_some(), "the signal");
+    sys::block(libc::SIGUSR1, false);
+    open("after a signal");
+    if settable {
+        check!(c.set_msr(IMMUTABLE, 0), "MSR {IMMUTABLE:x}");
+    }
+
+    let mut e: kvm_vcpu_events = crate::must!(c.fd.take(GET_VCPU_EVENTS));
+    if g.kvm.cap(KVM_CAP_X86_TRIPLE_FAULT_EVENT) != 0 {
+        let mut cap: kvm_enable_cap = filled(0);
+        (cap.cap, cap.args[0]) = (KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1);
+        eq!(g.vm.fd.give(ENABLE_CAP, &cap), Ok(0));
+        (e.flags, e.triple_fault.pending) = (KVM_VCPUEVENT_VALID_TRIPLE_FAULT, 1);
+        eq!(c.fd.give(SET_VCPU_EVENTS, &e), Ok(0));
+        eq!(c.run(), Exit::Shutdown);
+        open("after a shutdown");
+    }
+
+    let mut r = c.regs();
+    r.rip = CODE;
+    c.set_regs(&r);
+    eq!(c.run(), Exit::Hlt);
+    let mut cpuid = get(c);
+    cpuid.entries[0].eax ^= 1;
+    eq!(c.fd.give(SET_CPUID2, &*cpuid), Err(EINVAL));
+    if settable {
+        check!(!c.set_msr(IMMUTABLE, 1), "MSR {IMMUTABLE:x}");
+    }
 }
 
 fn osxsave() {
