@@ -57,7 +57,7 @@ BOCHS_LEAVES_OUT=$(printf -- '-stress/%s ' mem_everything mem_reclaimed mem_coll
 BOCHS_LEAVES_OUT+=" -bench/"
 
 # What costs much there and is the same on every CPU.
-BOCHS_SLOW="-api/dirty_log_sizes -api/region_many -api/ioeventfd_many -api/alloc_fail_system -api/alloc_fail_memory"
+BOCHS_SLOW="-api/dirty_log_sizes -api/region_many -api/ioeventfd_many -api/alloc_fail_memory"
 
 # The guest's modes are the same on each CPU of a vendor; what is emulated, with each vendor.
 MODES="-micro/sensitive -micro/vm86 -micro/bits16 -micro/real_ -micro/task_"
