@@ -367,6 +367,7 @@ fn handed_back() {
 
 /// A #DB with TF set, and an NMI, for a guest in the shadow of its STI: what is handed back there can be delivered.
 fn handed_back_in_shadow() {
+    on_step_capable();
     let in_shadow = |tf: u64, change: &dyn Fn(&mut kvm_vcpu_events)| {
         let g = Guest::new(Mode::Long);
         g.mem.write(CODE as usize, &[0x90, 0x90, 0xf4]);
