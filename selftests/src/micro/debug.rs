@@ -365,7 +365,8 @@ fn handed_back() {
     eq!(hand_back(&[0xcd, 0x61, 0xf4], &soft), (0x61, CODE + 2));
 }
 
-/// A #DB with TF set, and an NMI, for a guest in the shadow of its STI: what is handed back there can be delivered.
+/// A #DB with TF set, and an NMI, for a guest in the shadow of its STI: what is handed back there can be delivered. (Bochs takes both
+/// without the pending step and without the interrupt window that real CPUs need for it.)
 fn handed_back_in_shadow() {
     on_step_capable();
     let in_shadow = |tf: u64, change: &dyn Fn(&mut kvm_vcpu_events)| {

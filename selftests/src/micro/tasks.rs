@@ -180,7 +180,7 @@ fn exception() {
     eq!(g.mem.rd::<u32>(TSS as usize + 0x20), CODE as u32 + 5);
 }
 
-/// INT1 through a gate: it too comes back behind itself.
+/// INT1 through a gate: it too comes back behind itself. (On the emulators without its intercept, too; AMD's CPUs need that.)
 fn int1() {
     let g = two_tasks(true);
     set_gate(&g, 1);
