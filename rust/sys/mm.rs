@@ -14,6 +14,8 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::types::{NotThreadSafe, Opaque};
 
+use super::lent::Lent;
+
 /// `struct lodge_host_page`.
 #[repr(C)]
 struct RawHostPage {
@@ -360,16 +362,8 @@ pub(crate) trait MmEvents: Send + Sync + 'static {
 /// The watch over the current mm. Events go to the target until it is dropped.
 ///
 /// # Invariants
-/// `raw` is a live `struct lodge_mm` whose context is the memory of `_target`.
-pub(crate) struct MmWatch<T: MmEvents> {
-    raw: NonNull<c_void>,
-    _target: Arc<T>,
-}
-
-// SAFETY: the C functions may be called from any task, and so may the target's.
-unsafe impl<T: MmEvents> Send for MmWatch<T> {}
-// SAFETY: as above.
-unsafe impl<T: MmEvents> Sync for MmWatch<T> {}
+/// C's object is a `struct lodge_mm`.
+pub(crate) struct MmWatch<T: MmEvents>(Lent<T>);
 
 impl<T: MmEvents> MmWatch<T> {
     const EVENTS: RawEvents = RawEvents {
@@ -381,22 +375,21 @@ impl<T: MmEvents> MmWatch<T> {
 
     /// Watches the current mm. Task context, may sleep.
     pub(crate) fn new(target: Arc<T>) -> Result<Self> {
-        let mut raw = core::ptr::null_mut();
-        let context = (&raw const *target).cast();
-        // SAFETY: the table is static; `context` lives as long as `target`, which this value keeps until `drop`.
-        let status = unsafe { lodge_mm_watch(&mut raw, &Self::EVENTS, context) };
-        kernel::error::to_result(status)?;
-        // INVARIANT: the watch was made just now, with the target's memory as its context.
-        Ok(Self {
-            raw: NonNull::new(raw).ok_or(ENOMEM)?,
-            _target: target,
-        })
+        let watch = |context| {
+            let mut raw = core::ptr::null_mut();
+            // SAFETY: the table is static, and its functions are given the address of a `T`.
+            let status = unsafe { lodge_mm_watch(&mut raw, &Self::EVENTS, context) };
+            kernel::error::to_result(status).map(|()| raw)
+        };
+        // INVARIANT: that is what `lodge_mm_watch` makes.
+        // SAFETY: events have ended when `lodge_mm_unwatch` returns.
+        unsafe { Lent::new(target, watch, lodge_mm_unwatch) }.map(Self)
     }
 
     /// Whether the current task runs in the mm that is watched.
     pub(crate) fn is_current(&self) -> bool {
         // SAFETY: by the invariant.
-        unsafe { lodge_mm_is_current(self.raw.as_ptr()) }
+        unsafe { lodge_mm_is_current(self.0.raw()) }
     }
 
     /// # Safety
@@ -435,13 +428,6 @@ impl<T: MmEvents> MmWatch<T> {
     unsafe extern "C" fn release(context: *const c_void) {
         // SAFETY: by the contract.
         unsafe { &*context.cast::<T>() }.release();
-    }
-}
-
-impl<T: MmEvents> Drop for MmWatch<T> {
-    fn drop(&mut self) {
-        // SAFETY: by the invariant; events have ended when it returns, then the target may go.
-        unsafe { lodge_mm_unwatch(self.raw.as_ptr()) };
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod file;
 pub(crate) mod fpu;
 pub(crate) mod global;
 pub(crate) mod ioctl_arg;
+mod lent;
 pub(crate) mod lock;
 pub(crate) mod mm;
 pub(crate) mod page;

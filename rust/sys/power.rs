@@ -8,10 +8,11 @@
 //! Unsafe because: `power.c` keeps a raw pointer to who is told, and calls back.
 
 use core::ffi::c_void;
-use core::ptr::NonNull;
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
+
+use super::lent::Lent;
 
 unsafe extern "C" {
     fn lodge_power_add(
@@ -28,18 +29,7 @@ pub(crate) trait Sleeper: Send + Sync + 'static {
 }
 
 /// A [`Sleeper`] is told, from `new` to the drop.
-///
-/// # Invariants
-/// `raw` came from `lodge_power_add` with the address of what `_of` keeps alive.
-pub(crate) struct Told<T> {
-    raw: NonNull<c_void>,
-    _of: Arc<T>,
-}
-
-// SAFETY: it may be removed by any thread.
-unsafe impl<T: Send + Sync> Send for Told<T> {}
-// SAFETY: nothing can be done with a reference.
-unsafe impl<T: Send + Sync> Sync for Told<T> {}
+pub(crate) struct Told<T>(#[expect(dead_code, reason = "its drop is what counts")] Lent<T>);
 
 impl<T: Sleeper> Told<T> {
     /// From now on `of` is told. Sleeps.
@@ -50,19 +40,9 @@ impl<T: Sleeper> Told<T> {
             // SAFETY: by the contract.
             unsafe { &*context.cast::<T>() }.host_sleeps();
         }
-        // SAFETY: what `of` keeps alive is used until `drop`; the function is in this module, which VMs keep loaded.
-        let raw = unsafe { lodge_power_add(core::ptr::from_ref(&*of).cast(), sleeps::<T>) };
-        // INVARIANT: as just called.
-        Ok(Self {
-            raw: NonNull::new(raw).ok_or(ENOMEM)?,
-            _of: of,
-        })
-    }
-}
-
-impl<T> Drop for Told<T> {
-    fn drop(&mut self) {
-        // SAFETY: by the invariant; removed once, and before `_of` goes.
-        unsafe { lodge_power_remove(self.raw.as_ptr()) };
+        // SAFETY: the function is in this module, which VMs keep loaded, and is given the address of a `T`.
+        let add = |context| Ok(unsafe { lodge_power_add(context, sleeps::<T>) });
+        // SAFETY: no call is under way when `lodge_power_remove` returns, and none comes any more.
+        unsafe { Lent::new(of, add, lodge_power_remove) }.map(Self)
     }
 }

@@ -5,12 +5,13 @@
 
 use core::ffi::c_void;
 use core::marker::PhantomData;
-use core::ptr::NonNull;
 
 use kernel::error::to_result;
 use kernel::ffi::{c_char, c_int, c_uint};
 use kernel::prelude::*;
 use kernel::sync::Arc;
+
+use super::lent::Lent;
 
 unsafe extern "C" {
     fn lodge_stats_init(
@@ -72,35 +73,14 @@ impl<T> Drop for Directory<T> {
 }
 
 /// A VM's counters are shown.
-///
-/// # Invariants
-/// `raw` came from `lodge_stats_add` with the address of what `_of` keeps alive.
-pub(crate) struct Shown<T> {
-    raw: NonNull<c_void>,
-    _of: Arc<T>,
-}
-
-// SAFETY: it may be removed by any thread.
-unsafe impl<T: Send + Sync> Send for Shown<T> {}
-// SAFETY: nothing can be done with a reference.
-unsafe impl<T: Send + Sync> Sync for Shown<T> {}
+pub(crate) struct Shown<T>(#[expect(dead_code, reason = "its drop is what counts")] Lent<T>);
 
 impl<T: Counted> Shown<T> {
     /// Shows the counters of the VM that `fd` of the current task is to be. The [`Directory`] is one for `T`.
     pub(crate) fn new(fd: i32, of: Arc<T>) -> Result<Self> {
-        // SAFETY: what `of` keeps alive is read until `drop`.
-        let raw = unsafe { lodge_stats_add(fd, core::ptr::from_ref(&*of).cast()) };
-        // INVARIANT: as just called.
-        Ok(Self {
-            raw: NonNull::new(raw).ok_or(ENOMEM)?,
-            _of: of,
-        })
-    }
-}
-
-impl<T> Drop for Shown<T> {
-    fn drop(&mut self) {
-        // SAFETY: by the invariant; removed once.
-        unsafe { lodge_stats_remove(self.raw.as_ptr()) };
+        // SAFETY: `context` is the address of a `T`, as the directory expects.
+        let add = |context| Ok(unsafe { lodge_stats_add(fd, context) });
+        // SAFETY: nobody reads the VM's counters any more when `lodge_stats_remove` returns.
+        unsafe { Lent::new(of, add, lodge_stats_remove) }.map(Self)
     }
 }
