@@ -21,8 +21,8 @@ use crate::mmu::step::Step;
 use crate::mmu::vm_ledger::{skips, VcpuLedger};
 use crate::mmu::vm_mmu::MmuConfig;
 use crate::mmu::Level;
-use crate::model::cr::{cr0, dr6, efer};
-use crate::model::event::{vector as exception, Kind, Vectoring};
+use crate::model::cr::{dr6, efer};
+use crate::model::event::{vector as exception, Vectoring};
 use crate::model::features::Caps;
 use crate::model::msr::{HwMsr, Passed};
 use crate::model::regs::{Seg, Segment, TableReg, RAX, RSP};
@@ -254,7 +254,7 @@ impl Backend for Svm {
         if info & event::VALID == 0 || matches!(*exit, code::INVALID | code::SHUTDOWN) {
             return None;
         }
-        delivered(hw, switch.regs.rip, info)
+        hw.cut_short(switch.regs.rip, info)
     }
 
     fn fetched_insn(hw: &mut Hw) -> Option<([u8; MAX_INSN], usize)> {
@@ -523,46 +523,11 @@ impl Backend for Svm {
     }
 
     fn inject(hw: &mut Hw, switch: &Switch, what: Inject) {
-        let soft = match what {
-            Inject::Exception(e) => matches!(e.vector, exception::BP | exception::OF),
-            Inject::Interrupt(i) => i.soft,
-            Inject::Nmi => false,
-        };
-        hw.soft_rip = soft.then_some(switch.regs.rip);
-        if soft {
-            // What a CPU that tells the next RIP also pushes ("Event Injection"). RIP is the same already.
-            hw.vmcb().set_next_rip(switch.regs.rip);
-        }
-        let v = match what {
-            Inject::Exception(e) => {
-                // Handlers of real mode expect none.
-                let pushed = e.error.filter(|_| hw.vmcb().cr0() & cr0::PE != 0);
-                let error = pushed.map_or(0, |e| event::ERROR | u64::from(e) << 32);
-                event::EXCEPTION | error | u64::from(e.vector)
-            }
-            Inject::Interrupt(i) => {
-                let kind = if i.soft {
-                    event::SOFT
-                } else {
-                    event::INTERRUPT
-                };
-                kind | u64::from(i.vector)
-            }
-            Inject::Nmi => {
-                Self::set_nmi_masked(hw, true);
-                event::NMI | 2
-            }
-        };
-        hw.vmcb().set_event_inj(event::VALID | v);
+        hw.inject(switch.regs.rip, what);
     }
 
     fn cancel_injection(hw: &mut Hw) {
-        let v = hw.vmcb();
-        let nmi = v.event_inj() & (event::VALID | event::TYPE) == event::VALID | event::NMI;
-        v.set_event_inj(0);
-        if nmi {
-            Self::set_nmi_masked(hw, false);
-        }
+        hw.cancel_injection();
     }
 
     fn nmi_masked(hw: &mut Hw) -> bool {
@@ -570,51 +535,14 @@ impl Backend for Svm {
     }
 
     fn set_nmi_masked(hw: &mut Hw, masked: bool) {
-        hw.nmi_masked = masked;
-        hw.iret_rip = None;
-        hw.set_intercept(intercept::IRET, masked);
+        hw.set_nmi_masked(masked);
     }
 
     fn set_irq_window(hw: &mut Hw, on: bool) {
-        hw.set_intercept(intercept::VINTR, on);
-        // A virtual interrupt that is never delivered: it exits when it could be.
-        let (bits, v) = (vintr::IRQ | vintr::IGNORE_TPR, hw.vmcb());
-        v.set_vintr(if on {
-            v.vintr() | bits
-        } else {
-            v.vintr() & !bits
-        });
+        hw.set_irq_window(on);
     }
 
     fn set_nmi_window(hw: &mut Hw, on: bool) {
-        // While blocked by an NMI, the intercept of IRET tells. Between it and the end of the IRET, and in an
-        // interrupt shadow, one single step does.
-        let step = on && (hw.iret_rip.is_some() || !hw.nmi_masked);
-        hw.stepping = step;
+        hw.set_nmi_window(on);
     }
-}
-
-/// The event whose delivery an exit at `rip` cut short, as the control block tells it in `info`.
-#[cold]
-fn delivered(hw: &mut Hw, rip: u64, info: u64) -> Option<Vectoring> {
-    let vector = (info & event::VECTOR) as u8;
-    let kind = Kind::from_code((info >> 8 & 7) as u8)?;
-    match kind {
-        Kind::Nmi => Svm::set_nmi_masked(hw, false),
-        // What an instruction raises: it is executed again, as RIP points to it, unless it was injected.
-        Kind::Software if hw.soft_rip != Some(rip) => return None,
-        Kind::Hardware
-            if matches!(vector, exception::BP | exception::OF) && hw.soft_rip != Some(rip) =>
-        {
-            return None
-        }
-        _ => {}
-    }
-    let error = (info & event::ERROR != 0).then_some((info >> 32) as u32);
-    Some(Vectoring {
-        kind,
-        vector,
-        error,
-        insn_len: 0,
-    })
 }

@@ -8,7 +8,7 @@ use super::asid::VcpuAsid;
 use super::features::Features;
 use super::insn::{self, Counted, VmcbPage};
 use super::shared::Shared;
-use super::vmcb::{intercept, Vmcb};
+use super::vmcb::Vmcb;
 use crate::mmu::vm_ledger::VcpuLedger;
 use crate::model::cr::{dr6, rflags};
 use crate::model::msr::Passed;
@@ -174,20 +174,6 @@ impl Hw {
         // It has loaded TF, too. Whatever else was executed leaves ours.
         if !executed {
             regs.rflags = regs.rflags & !rflags::TF | own.tf;
-        }
-    }
-
-    /// The guest is about to execute the IRET that ends NMI blocking.
-    pub(super) fn iret(&mut self, rip: u64) {
-        self.set_intercept(intercept::IRET, false);
-        self.iret_rip = Some(rip);
-    }
-
-    /// Has that IRET been executed?
-    pub(super) fn finish_iret(&mut self, rip: u64) {
-        if self.iret_rip.is_some_and(|at| at != rip) {
-            self.iret_rip = None;
-            self.nmi_masked = false;
         }
     }
 }

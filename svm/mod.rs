@@ -16,6 +16,8 @@ pub mod vmcb;
 #[cfg(CONFIG_RUST)]
 mod backend;
 #[cfg(CONFIG_RUST)]
+mod events;
+#[cfg(CONFIG_RUST)]
 mod handle;
 #[cfg(CONFIG_RUST)]
 mod hw;
