@@ -9,18 +9,17 @@ use crate::hv::vcpu::Loaded;
 use crate::model::cr::cr4;
 use crate::model::event::{vector, Exception};
 use crate::model::mce::{self, Mce, Signal};
-use crate::model::msr;
 use crate::uapi::kvm_x86_mce;
 
 /// KVM_X86_GET_MCE_CAP_SUPPORTED: the bits of IA32_MCG_CAP beside the number of banks.
 pub(crate) fn supported<B: Backend>(arg: usize) -> Result<isize> {
-    user::put(arg, &msr::mce_caps(B::INTEL))?;
+    user::put(arg, &mce::supported(B::INTEL))?;
     Ok(0)
 }
 
 /// KVM_X86_SETUP_MCE. EINVAL for no bank, too many, or bits that are not supported.
 pub(crate) fn setup<B: Backend>(cx: &mut Loaded<'_, B>, arg: usize) -> Result {
-    msr::setup_mce(&mut *cx.state.msrs, user::get(arg)?, B::INTEL).map_err(|_| EINVAL)
+    mce::setup(&mut *cx.state.msrs, user::get(arg)?, B::INTEL).map_err(|_| EINVAL)
 }
 
 /// KVM_X86_SET_MCE. EINVAL for a bank that is not there, or an error that is not valid.

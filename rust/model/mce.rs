@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Machine checks that user space reports to a guest: KVM_X86_SET_MCE on the banks of [`super::msr`].
+//! Machine checks of a guest, in the registers of [`super::msr`]: the set-up of its banks (KVM_X86_SETUP_MCE), and the errors that
+//! user space reports (KVM_X86_SET_MCE).
 //!
 //! Intel SDM, "Machine-Check Architecture": the registers, which errors are signalled by #MC, and how a later error overwrites an earlier one.
 #![forbid(unsafe_code)]
 
-use super::msr::{bits, slot};
+use super::msr::{bits, get, put, slot};
+use super::msr_table::BANKS;
 
 /// An error, as struct kvm_x86_mce gives it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +35,10 @@ pub enum Signal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadMce;
 
+/// No bank, too many, or a capability that is not supported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadCap;
+
 /// Bits of IA32_MCi_STATUS and IA32_MCG_STATUS.
 pub mod status {
     #![allow(missing_docs)]
@@ -56,6 +62,45 @@ impl Mce {
     fn no_action(&self) -> bool {
         self.mcg_status == 0 && self.status & (PCC | S | AR) == 0 && self.status & UC != 0
     }
+}
+
+/// What IA32_MCG_CAP may say beside the number of banks.
+pub const fn supported(intel: bool) -> u64 {
+    let cmci = if intel { bits::MCG_CMCI_P } else { 0 };
+    bits::MCG_CTL_P | bits::MCG_SER_P | cmci
+}
+
+/// Sets IA32_MCG_CAP: the number of banks, and capabilities. All banks report.
+pub fn setup(slots: &mut [u64], cap: u64, intel: bool) -> Result<(), BadCap> {
+    let banks = cap & 0xff;
+    // Bits 23:16, the count of extended registers, are taken as they are.
+    if banks == 0 || banks > u64::from(BANKS) || cap & !(supported(intel) | 0xff | 0xff_0000) != 0 {
+        return Err(BadCap);
+    }
+    if cap & bits::MCG_CMCI_P != 0 {
+        for control in slots.iter_mut().skip(slot::MC_CTL2).take(banks as usize) {
+            *control = 0;
+        }
+    }
+    // AMD's register has no more than the count and that bit (APM volume 2, "Machine-Check Global-Capabilities Register").
+    let kept = if intel {
+        u64::MAX
+    } else {
+        bits::MCG_CTL_P | 0xff
+    };
+    put(slots, slot::MCG_CAP, cap & kept);
+    if cap & bits::MCG_CTL_P != 0 {
+        put(slots, slot::MCG_CTL, u64::MAX);
+    }
+    for control in slots
+        .iter_mut()
+        .skip(slot::MC_BANKS)
+        .step_by(4)
+        .take(banks as usize)
+    {
+        *control = u64::MAX;
+    }
+    Ok(())
 }
 
 /// Records `mce`. `enabled`: CR4.MCE is set.
@@ -97,16 +142,6 @@ fn record(slots: &mut [u64], bank: usize, mce: &Mce, status: u64) {
     put(slots, bank.wrapping_add(STATUS), status);
     put(slots, bank.wrapping_add(ADDR), mce.addr);
     put(slots, bank.wrapping_add(MISC), mce.misc);
-}
-
-fn get(slots: &[u64], i: usize) -> u64 {
-    slots.get(i).copied().unwrap_or(0)
-}
-
-fn put(slots: &mut [u64], i: usize, value: u64) {
-    if let Some(s) = slots.get_mut(i) {
-        *s = value;
-    }
 }
 
 #[cfg(test)]

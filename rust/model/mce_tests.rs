@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 use super::*;
-use crate::model::msr::setup_mce;
 
 const CAP: u64 = 10 | bits::MCG_CTL_P | bits::MCG_SER_P;
 
 fn slots() -> [u64; slot::COUNT] {
     let mut s = [0; slot::COUNT];
-    assert_eq!(setup_mce(&mut s, CAP, false), Ok(()));
+    assert_eq!(setup(&mut s, CAP, false), Ok(()));
     s
 }
 
@@ -86,7 +85,7 @@ fn reporting_can_be_off() {
     assert_eq!(s, before);
     // Without the register that switches it, it is on.
     let mut s = [0; slot::COUNT];
-    assert_eq!(setup_mce(&mut s, 10, false), Ok(()));
+    assert_eq!(setup(&mut s, 10, false), Ok(()));
     assert_eq!(report(&mut s, &m, true), Ok(Signal::MachineCheck));
 }
 

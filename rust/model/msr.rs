@@ -12,7 +12,7 @@ use super::guest::GuestFeatures;
 use super::misc_enable;
 pub use super::msr_pass::{Pass, Passed};
 pub use super::msr_table::{bits, slot, HwMsr};
-use super::msr_table::{Listed, May, On, Place, Row, Rule, BANKS, TABLE};
+use super::msr_table::{Listed, May, On, Place, Row, Rule, TABLE};
 use super::speculation::Commands;
 
 /// Who reads or writes.
@@ -164,45 +164,6 @@ pub fn time_page(slots: &[u64]) -> Option<u64> {
 /// CPUID is #GP outside of privilege level 0: the guest switched CPUID faulting on.
 pub fn cpuid_faulting(slots: &[u64]) -> bool {
     get(slots, slot::MISC_FEATURES) & bits::FEATURES_CPUID_FAULT != 0
-}
-
-/// KVM_X86_GET_MCE_CAP_SUPPORTED.
-pub const fn mce_caps(intel: bool) -> u64 {
-    let cmci = if intel { bits::MCG_CMCI_P } else { 0 };
-    bits::MCG_CTL_P | bits::MCG_SER_P | cmci
-}
-
-/// KVM_X86_SETUP_MCE: number of banks, and capabilities.
-pub fn setup_mce(slots: &mut [u64], cap: u64, intel: bool) -> Result<(), BadMsr> {
-    let banks = cap & 0xff;
-    // Bits 23:16, the count of extended registers, are taken as they are.
-    if banks == 0 || banks > u64::from(BANKS) || cap & !(mce_caps(intel) | 0xff | 0xff_0000) != 0 {
-        return Err(BadMsr::Refused);
-    }
-    if cap & bits::MCG_CMCI_P != 0 {
-        for control in slots.iter_mut().skip(slot::MC_CTL2).take(banks as usize) {
-            *control = 0;
-        }
-    }
-    // AMD's register has no more than the count and that bit (APM volume 2, "Machine-Check Global-Capabilities Register").
-    let kept = if intel {
-        u64::MAX
-    } else {
-        bits::MCG_CTL_P | 0xff
-    };
-    put(slots, slot::MCG_CAP, cap & kept);
-    if cap & bits::MCG_CTL_P != 0 {
-        put(slots, slot::MCG_CTL, u64::MAX);
-    }
-    for control in slots
-        .iter_mut()
-        .skip(slot::MC_BANKS)
-        .step_by(4)
-        .take(banks as usize)
-    {
-        *control = u64::MAX;
-    }
-    Ok(())
 }
 
 /// Reads MSR `index`.

@@ -2,6 +2,7 @@
 use super::*;
 use crate::model::cpuid_host::tests::{cpu, cpus};
 use crate::model::cr::{cr0, efer};
+use crate::model::mce;
 use crate::model::msr_table::VARIABLE_MTRRS;
 use std::vec::Vec;
 
@@ -422,12 +423,15 @@ fn machine_check_banks() {
         10 | bits::MCG_CMCI_P,
     ] {
         assert_eq!(
-            setup_mce(&mut v.slots, bad, false),
-            Err(BadMsr::Refused),
+            mce::setup(&mut v.slots, bad, false),
+            Err(mce::BadCap),
             "{bad:#x}"
         );
     }
-    assert_eq!(setup_mce(&mut v.slots, 10 | bits::MCG_CTL_P, false), Ok(()));
+    assert_eq!(
+        mce::setup(&mut v.slots, 10 | bits::MCG_CTL_P, false),
+        Ok(())
+    );
     assert_eq!(v.value(0x17b), u64::MAX);
     assert_eq!(
         (v.value(0x400), v.value(0x401), v.value(0x424)),
@@ -436,10 +440,13 @@ fn machine_check_banks() {
     // What only Intel's register has is taken from an AMD vCPU's.
     let cap = 10 | bits::MCG_SER_P | 0x3_0000;
     for (intel, kept) in [(true, cap), (false, 10)] {
-        assert_eq!(setup_mce(&mut v.slots, cap, intel), Ok(()));
+        assert_eq!(mce::setup(&mut v.slots, cap, intel), Ok(()));
         assert_eq!(v.value(0x179), kept);
     }
-    assert_eq!(setup_mce(&mut v.slots, 10 | bits::MCG_CTL_P, false), Ok(()));
+    assert_eq!(
+        mce::setup(&mut v.slots, 10 | bits::MCG_CTL_P, false),
+        Ok(())
+    );
     assert_eq!(v.rd(0x428, Who::Host), Err(BadMsr::Refused));
     assert_eq!(v.wr(0x428, 0, Who::Host), Err(BadMsr::Refused));
     assert_eq!(v.rd(0x280, Who::Guest), Err(BadMsr::Refused));
