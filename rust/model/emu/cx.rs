@@ -3,10 +3,10 @@
 #![forbid(unsafe_code)]
 
 use super::alu;
+use super::arg::Arg;
 use super::insn::{Base, Insn, Kind};
 use super::job::{AccessAs, Need, Run, Shadow, Stop, Table};
 use super::log::{unpack, Cursor, Log};
-use super::table::Arg;
 use crate::model::event::vector;
 use crate::model::regs::{cr0, rflags, Context, CpuMode, Regs, Seg, Segment, RAX, RCX, RDX};
 

@@ -3,12 +3,12 @@
 #![forbid(unsafe_code)]
 
 use super::alu;
+use super::arg::Arg;
 use super::cx::Cx;
 use super::insn::Kind;
 use super::job::{Run, Stop};
 use super::misc::offered;
 use super::run::unhandled;
-use super::table::Arg;
 use crate::model::event::vector;
 use crate::model::regs::rflags::{AF, CF, OF, PF, SF, ZF};
 use crate::model::regs::{has, Seg, RAX, RBX, RDX};

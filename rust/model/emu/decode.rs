@@ -4,8 +4,9 @@
 //! A branch with an operand-size prefix in 64-bit mode is read as Intel's CPUs read it (32-bit displacement).
 #![forbid(unsafe_code)]
 
+use super::arg::Arg;
 use super::insn::{Base, Encoding, Insn, Kind, Map, Mem, Prefixes, Repeat, MAX_LEN};
-use super::table::{self, Arg, Desc};
+use super::table::{self, Desc};
 use crate::model::regs::{CpuMode, Seg, RBP, RBX, RDI, RSI, RSP};
 
 /// Why bytes are not an instruction.

@@ -3,12 +3,12 @@
 #![forbid(unsafe_code)]
 
 use super::alu;
+use super::arg::Arg;
 use super::cx::{to_page_end, Cx};
 use super::insn::Kind;
 use super::int::{changeable, virtual_flags};
 use super::job::{Run, Shadow};
 use super::run::unhandled;
-use super::table::Arg;
 use crate::model::regs::rflags::{AF, CF, DF, IF, IOPL, OF, PF, RF, SF, TF, VIF, VIP, VM, ZF};
 use crate::model::regs::{cr4, Seg, RAX, RBP, RCX, RSP};
 

@@ -2,12 +2,12 @@
 //! Table registers, CPUID and counters, extended control registers, segment bases, and what has no operands to speak of.
 #![forbid(unsafe_code)]
 
+use super::arg::Arg;
 use super::cx::Cx;
 use super::insn::Kind;
 use super::job::{Need, Run, Stop, Table};
 use super::run::unhandled;
 use super::seg::user_prevention;
-use super::table::Arg;
 use crate::model::event::vector;
 use crate::model::regs::rflags::AC;
 use crate::model::regs::{cr0, cr4, has, Seg, Segment, RAX, RBX, RCX, RDX};

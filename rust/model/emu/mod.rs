@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod alu;
+mod arg;
 mod cx;
 mod data;
 pub mod decode;

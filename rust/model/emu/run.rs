@@ -3,10 +3,10 @@
 #![forbid(unsafe_code)]
 
 use super::alu;
+use super::arg::Arg;
 use super::cx::Cx;
 use super::insn::Kind;
 use super::job::{Flow, Run, Stop};
-use super::table::Arg;
 use super::{data, far, flow, int, misc, seg, string, syscall, system, task, vec};
 use crate::model::regs::{has, rflags, RAX, RBX, RCX, RDX};
 

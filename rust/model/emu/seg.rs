@@ -2,11 +2,11 @@
 //! Loads of data segments, LDTR and TR, and the instructions that look at descriptors.
 #![forbid(unsafe_code)]
 
+use super::arg::Arg;
 use super::cx::Cx;
 use super::desc::{is_null, needs_protection, null, system, Descriptor, Found};
 use super::insn::Kind;
 use super::job::{Need, Run, Shadow, Table};
-use super::table::Arg;
 use crate::model::event::vector;
 use crate::model::regs::rflags::ZF;
 use crate::model::regs::{cr4, Attr, Seg, Segment};

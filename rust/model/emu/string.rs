@@ -3,11 +3,11 @@
 #![forbid(unsafe_code)]
 
 use super::alu;
+use super::arg::Arg;
 use super::cx::{to_page_end, Cx};
 use super::insn::{Kind, Repeat};
 use super::job::{Flow, Need, Run};
 use super::system::port_allowed;
-use super::table::Arg;
 use crate::model::regs::{rflags, Seg, RAX, RCX, RDI, RDX, RSI};
 
 pub(super) fn run(cx: &mut Cx<'_>) -> Run<Flow> {

@@ -2,12 +2,12 @@
 //! Port I/O and the privileged registers.
 #![forbid(unsafe_code)]
 
+use super::arg::Arg;
 use super::cx::Cx;
 use super::insn::Kind;
 use super::job::{Need, Run, Table};
 use super::run::unhandled;
 use super::seg::user_prevention;
-use super::table::Arg;
 use crate::model::regs::{cr0, rflags, RAX, RCX, RDX};
 
 pub(super) fn run(cx: &mut Cx<'_>, kind: Kind, a: Arg, b: Arg) -> Run<()> {

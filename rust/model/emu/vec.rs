@@ -2,11 +2,11 @@
 //! Loads and stores of vector registers, legacy SSE and AVX.
 #![forbid(unsafe_code)]
 
+use super::arg::Arg;
 use super::cx::Cx;
 use super::insn::{Encoding, Kind};
 use super::job::{Need, Run, Stop};
 use super::run::unhandled;
-use super::table::Arg;
 use crate::model::cr::xcr0;
 use crate::model::event::vector;
 use crate::model::regs::{cr0, cr4};
