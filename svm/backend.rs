@@ -62,7 +62,6 @@ impl Backend for Svm {
     const VENDOR: &'static str = "AMD SVM";
     const HYPERCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
     const PDPTRS_IN_CONTROL_BLOCK: bool = false;
-    const INJECTS_WITH_LENGTH: bool = false;
     type Pte = Npt;
     type Hw = Hw;
     type Resident = Resident;
@@ -195,15 +194,21 @@ impl Backend for Svm {
         }
         let cached = hw.features.clean_bits;
         let v = hw.vmcb();
-        switch.regs.set(RAX, v.rax());
-        switch.regs.set(RSP, v.rsp());
-        switch.regs.rip = v.rip();
-        switch.regs.rflags = v.rflags();
-        switch.cr2 = v.cr2();
-        v.set_event_inj(0);
         let exit = v.exit_code();
-        // Nothing says what of a control block that is refused the CPU keeps.
-        v.ran(cached && exit != code::INVALID);
+        // Nothing says what of a control block that is refused the CPU keeps, nor what it writes to it.
+        let entered = Self::entered(&exit);
+        if entered {
+            switch.regs.set(RAX, v.rax());
+            switch.regs.set(RSP, v.rsp());
+            switch.regs.rip = v.rip();
+            switch.regs.rflags = v.rflags();
+            switch.cr2 = v.cr2();
+            v.set_event_inj(0);
+        }
+        v.ran(cached && entered);
+        if entered {
+            hw.injecting = 0;
+        }
         hw.end_step(step, &mut switch.regs);
         if exit == code::INVALID && flush != Tlb::Keep {
             // Nor that it is refused after the flush rather than before it.
@@ -245,16 +250,20 @@ impl Backend for Svm {
         super::handle::handle(cx, exit)
     }
 
+    fn entered(exit: &u64) -> bool {
+        *exit != code::INVALID
+    }
+
     #[inline]
-    fn vectoring(hw: &mut Hw, switch: &Switch, exit: &u64) -> Option<Vectoring> {
+    fn vectoring(hw: &mut Hw, switch: &mut Switch, exit: &u64) -> Option<Vectoring> {
         if *exit != code::IRET {
             hw.finish_iret(switch.regs.rip);
         }
         let info = hw.vmcb().exit_int_info();
-        if info & event::VALID == 0 || matches!(*exit, code::INVALID | code::SHUTDOWN) {
+        if info & event::VALID == 0 || *exit == code::SHUTDOWN {
             return None;
         }
-        hw.cut_short(switch.regs.rip, info)
+        hw.cut_short(&mut switch.regs, info)
     }
 
     fn fetched_insn(hw: &mut Hw) -> Option<([u8; MAX_INSN], usize)> {
@@ -522,12 +531,12 @@ impl Backend for Svm {
         // An exit ends a halt: the guest goes on behind its HLT.
     }
 
-    fn inject(hw: &mut Hw, switch: &Switch, what: Inject) {
-        hw.inject(switch.regs.rip, what);
+    fn inject(hw: &mut Hw, switch: &mut Switch, what: Inject) {
+        hw.inject(&mut switch.regs, what);
     }
 
-    fn cancel_injection(hw: &mut Hw) {
-        hw.cancel_injection();
+    fn cancel_injection(hw: &mut Hw, switch: &mut Switch) {
+        hw.cancel_injection(&mut switch.regs);
     }
 
     fn nmi_masked(hw: &mut Hw) -> bool {

@@ -3,25 +3,19 @@
 //! (AMD APM volume 2, "Event Injection", "Interrupt and Exception Delivery", "NMI Support").
 #![deny(unsafe_code)]
 
-use super::hw::Hw;
+use super::hw::{Hw, Soft};
 use super::vmcb::{event, intercept, vintr};
 use crate::hv::backend::Inject;
 use crate::model::cr::cr0;
 use crate::model::event::{vector as exception, Kind, Vectoring};
+use crate::model::regs::Regs;
+
+/// What tells one event from another.
+const EVENT: u64 = event::TYPE | event::VECTOR;
 
 impl Hw {
-    /// The next entry delivers `what`, with the guest at `rip`.
-    pub(super) fn inject(&mut self, rip: u64, what: Inject) {
-        let soft = match what {
-            Inject::Exception(e) => matches!(e.vector, exception::BP | exception::OF),
-            Inject::Interrupt(i) => i.soft,
-            Inject::Nmi => false,
-        };
-        self.soft_rip = soft.then_some(rip);
-        if soft {
-            // What a CPU that tells the next RIP also pushes ("Event Injection"). RIP is the same already.
-            self.vmcb().set_next_rip(rip);
-        }
+    /// The next entry delivers `what`. If an instruction raised it, RIP goes behind that, for not every CPU pushes the next RIP.
+    pub(super) fn inject(&mut self, regs: &mut Regs, what: Inject) {
         let v = match what {
             Inject::Exception(e) => {
                 // Handlers of real mode expect none.
@@ -42,16 +36,39 @@ impl Hw {
                 event::NMI | 2
             }
         };
+        self.injecting = event::VALID | v;
         self.vmcb().set_event_inj(event::VALID | v);
+        let len = match what {
+            Inject::Exception(e) if matches!(e.vector, exception::BP | exception::OF) => e.insn_len,
+            Inject::Interrupt(i) if i.soft => i.insn_len,
+            _ => {
+                self.soft = None;
+                return;
+            }
+        };
+        self.soft = Some(Soft {
+            rip: regs.rip,
+            len,
+            event: v & EVENT,
+        });
+        regs.rip = regs.rip.wrapping_add(len.into());
+        // What a CPU pushes that does know the next RIP ("Event Injection").
+        self.vmcb().set_next_rip(regs.rip);
     }
 
     /// It does not after all.
-    pub(super) fn cancel_injection(&mut self) {
-        let v = self.vmcb();
-        let nmi = v.event_inj() & (event::VALID | event::TYPE) == event::VALID | event::NMI;
-        v.set_event_inj(0);
-        if nmi {
+    pub(super) fn cancel_injection(&mut self, regs: &mut Regs) {
+        // An entry that is refused may clear it in the control block.
+        let info = core::mem::take(&mut self.injecting);
+        if info == 0 {
+            return;
+        }
+        self.vmcb().set_event_inj(0);
+        if info & event::TYPE == event::NMI {
             self.set_nmi_masked(false);
+        }
+        if let Some(soft) = self.soft.take() {
+            regs.rip = soft.rip;
         }
     }
 
@@ -95,20 +112,25 @@ impl Hw {
         }
     }
 
-    /// The event whose delivery an exit at `rip` cut short, as the control block tells it in `info`.
+    /// The event injected last, if that is what `info` tells of, with the guest still at the instruction that raised it.
+    pub(super) fn injected_soft(&self, rip: u64, info: u64) -> Option<Soft> {
+        self.soft
+            .filter(|s| s.rip == rip && s.event == info & EVENT)
+    }
+
+    /// The event whose delivery an exit cut short, as the control block tells it in `info`. RIP goes back to the instruction that raised it.
     #[cold]
-    pub(super) fn cut_short(&mut self, rip: u64, info: u64) -> Option<Vectoring> {
+    pub(super) fn cut_short(&mut self, regs: &mut Regs, info: u64) -> Option<Vectoring> {
         let vector = (info & event::VECTOR) as u8;
-        let kind = Kind::from_code((info >> 8 & 7) as u8)?;
+        let mut kind = Kind::from_code((info >> 8 & 7) as u8)?;
+        let mut insn_len = 0;
         match kind {
             Kind::Nmi => self.set_nmi_masked(false),
             // What an instruction raises: it is executed again, as RIP points to it, unless it was injected.
-            Kind::Software if self.soft_rip != Some(rip) => return None,
-            Kind::Hardware
-                if matches!(vector, exception::BP | exception::OF)
-                    && self.soft_rip != Some(rip) =>
-            {
-                return None
+            Kind::Software => insn_len = self.step_back(regs, info)?,
+            Kind::Hardware if matches!(vector, exception::BP | exception::OF) => {
+                insn_len = self.step_back(regs, info)?;
+                kind = Kind::SoftException;
             }
             _ => {}
         }
@@ -117,7 +139,15 @@ impl Hw {
             kind,
             vector,
             error,
-            insn_len: 0,
+            insn_len,
         })
+    }
+
+    /// The length of the instruction whose injected event `info` tells of, to which RIP goes back.
+    fn step_back(&self, regs: &mut Regs, info: u64) -> Option<u8> {
+        let at = |s: Soft| regs.rip.wrapping_sub(s.len.into());
+        let soft = self.soft.and_then(|s| self.injected_soft(at(s), info))?;
+        regs.rip = soft.rip;
+        Some(soft.len)
     }
 }

@@ -158,7 +158,7 @@ fn register_access(cx: &mut Cx<'_>, exit: u64) -> Result<Flow> {
 fn task_switch(cx: &mut Cx<'_>) -> Result<Flow> {
     let v = cx.state.hw.vmcb();
     let (info1, info2, was) = (v.exit_info1(), v.exit_info2(), v.exit_int_info());
-    let injected = cx.state.hw.soft_rip == Some(cx.state.switch.regs.rip);
+    let injected = cx.state.hw.injected_soft(cx.state.switch.regs.rip, was);
     let reason = match () {
         () if info2 & task::IRET != 0 => TaskReason::Iret,
         () if info2 & task::JMP != 0 => TaskReason::Jmp,
@@ -170,7 +170,6 @@ fn task_switch(cx: &mut Cx<'_>) -> Result<Flow> {
     if reason == TaskReason::Gate {
         let vector = (was & event::VECTOR) as u8;
         soft = match was & event::TYPE {
-            _ if injected => false,
             event::SOFT => true,
             event::EXCEPTION => vector == vector::BP || vector == vector::OF,
             _ => false,
@@ -185,8 +184,12 @@ fn task_switch(cx: &mut Cx<'_>) -> Result<Flow> {
     }
     if soft {
         // What an instruction asked for comes back behind it.
-        let Ok((_, len)) = cx.identify() else {
-            return Ok(Flow::Resume);
+        let len = match injected {
+            Some(event) => event.len,
+            None => match cx.identify() {
+                Ok((_, len)) => len,
+                Err(_) => return Ok(Flow::Resume),
+            },
         };
         let rip = cx.state.switch.regs.rip.wrapping_add(len.into());
         cx.state.switch.regs.rip = rip & 0xffff_ffff;

@@ -38,8 +38,10 @@ pub(crate) struct Hw {
     pub(super) stepping: bool,
     /// What came of the last run in which `stepping` was set.
     pub(super) stepped: Stepped,
-    /// The event injected last was one that instructions raise: RIP then, behind the instruction.
-    pub(super) soft_rip: Option<u64>,
+    /// What the next entry injects, as in the control block; 0: nothing.
+    pub(super) injecting: u64,
+    /// The event injected last, if it was one that instructions raise.
+    pub(super) soft: Option<Soft>,
     /// These MSRs as the guest knows them; the CPU has 32 bits of each.
     pub(super) sysenter_esp: u64,
     pub(super) sysenter_eip: u64,
@@ -58,6 +60,17 @@ pub(super) struct Stepped {
     pub(super) status: u64,
     /// The guest had set TF itself.
     pub(super) guest_steps: bool,
+}
+
+/// An injected event that an instruction raised.
+#[derive(Clone, Copy)]
+pub(super) struct Soft {
+    /// RIP of the instruction.
+    pub(super) rip: u64,
+    /// Its length; 0 if RIP is not at such an instruction.
+    pub(super) len: u8,
+    /// Type and vector, as in the control block.
+    pub(super) event: u64,
 }
 
 /// What context switches touch.
@@ -113,7 +126,8 @@ impl Hw {
             iret_rip: None,
             stepping: false,
             stepped: Stepped::default(),
-            soft_rip: None,
+            injecting: 0,
+            soft: None,
             sysenter_esp: 0,
             sysenter_eip: 0,
         })

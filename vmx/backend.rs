@@ -92,7 +92,6 @@ impl Backend for Vmx {
     const VENDOR: &'static str = "Intel VMX";
     const HYPERCALL: [u8; 3] = [0x0f, 0x01, 0xc1];
     const PDPTRS_IN_CONTROL_BLOCK: bool = true;
-    const INJECTS_WITH_LENGTH: bool = true;
     type Pte = Ept;
     type Hw = Hw;
     type Resident = Resident;
@@ -298,7 +297,7 @@ impl Backend for Vmx {
         exit.failed.is_none() && !exit.reason.entry_failed()
     }
 
-    fn vectoring(hw: &mut Hw, _switch: &Switch, exit: &Exit) -> Option<Vectoring> {
+    fn vectoring(hw: &mut Hw, _switch: &mut Switch, exit: &Exit) -> Option<Vectoring> {
         let info = exit.vectoring;
         if !info.valid() {
             if hw.iret_faulted(exit) {
@@ -544,7 +543,7 @@ impl Backend for Vmx {
         hw.wake();
     }
 
-    fn inject(hw: &mut Hw, switch: &Switch, what: Inject) {
+    fn inject(hw: &mut Hw, switch: &mut Switch, what: Inject) {
         hw.wake();
         let info = match what {
             Inject::Exception(e) => {
@@ -565,7 +564,7 @@ impl Backend for Vmx {
         hw.vmcs.write(f::ENTRY_INTR_INFO, info.0);
     }
 
-    fn cancel_injection(hw: &mut Hw) {
+    fn cancel_injection(hw: &mut Hw, _switch: &mut Switch) {
         hw.vmcs.write(f::ENTRY_INTR_INFO, 0);
     }
 

@@ -79,8 +79,6 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     const HYPERCALL: [u8; 3];
     /// Hardware loads the guest's PDPTEs from the VMCS rather than from memory, so they have to be written there.
     const PDPTRS_IN_CONTROL_BLOCK: bool;
-    /// An exception that an instruction raises is injected with the instruction's length; otherwise RIP has to be past it.
-    const INJECTS_WITH_LENGTH: bool;
     /// The second-stage page-table format.
     type Pte: PteFormat;
     /// A vCPU's hardware state, see the head of this file.
@@ -149,7 +147,7 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     }
     /// What the CPU was delivering when it exited (EXITINTINFO, IDT-vectoring information). Called right after each exit;
     /// also brings [`Backend::nmi_masked`] up to date.
-    fn vectoring(hw: &mut Self::Hw, switch: &Switch, exit: &Self::Exit) -> Option<Vectoring>;
+    fn vectoring(hw: &mut Self::Hw, switch: &mut Switch, exit: &Self::Exit) -> Option<Vectoring>;
     /// The bytes of the instruction that accessed memory when the guest exited by a second-stage fault, and how many there are,
     /// where the CPU tells (AMD's decode assists).
     fn fetched_insn(hw: &mut Self::Hw) -> Option<([u8; MAX_INSN], usize)>;
@@ -221,10 +219,11 @@ pub(crate) trait Backend: CpuVirt + Send + Sync + Sized + 'static {
     fn hold_step(hw: &mut Self::Hw);
     /// Ends a halt that the hardware keeps over exits and entries, of a guest whose HLT does not exit.
     fn wake(hw: &mut Self::Hw);
-    /// Makes the next entry deliver an event, which wakes the guest. `switch` holds the registers that it is entered with.
-    fn inject(hw: &mut Self::Hw, switch: &Switch, event: Inject);
+    /// Makes the next entry deliver an event, which wakes the guest. `switch` holds the registers that it is entered with; RIP is at
+    /// the instruction that raised the event, if one did. It is again after [`Backend::vectoring`] and [`Backend::cancel_injection`].
+    fn inject(hw: &mut Self::Hw, switch: &mut Switch, event: Inject);
     /// Takes back what [`Backend::inject`] asked for: the entry did not happen.
-    fn cancel_injection(hw: &mut Self::Hw);
+    fn cancel_injection(hw: &mut Self::Hw, switch: &mut Switch);
     /// NMIs are blocked until the guest's next IRET.
     fn nmi_masked(hw: &mut Self::Hw) -> bool;
     /// Blocks or unblocks NMIs.

@@ -121,7 +121,7 @@ impl<B: Backend> Loaded<'_, B> {
     pub(crate) fn set_guest_debug(&mut self, d: &kvm_guest_debug) -> Result {
         const INJECT: u32 = uapi::KVM_GUESTDBG_INJECT_DB | uapi::KVM_GUESTDBG_INJECT_BP;
         if d.control & INJECT != 0 {
-            if self.state.events.has_exception() {
+            if self.state.events.has_exception() || self.state.events.shuts_down() {
                 return Err(EBUSY);
             }
             let e = if d.control & uapi::KVM_GUESTDBG_INJECT_DB != 0 {

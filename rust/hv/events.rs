@@ -52,7 +52,7 @@ impl<B: Backend> Loaded<'_, B> {
         self.end_shadow_of_step();
         let plan = self.state.events.plan(&gates);
         if let Some(event) = self.next_event(plan.next) {
-            B::inject(&mut self.state.hw, &self.state.switch, event);
+            B::inject(&mut self.state.hw, &mut self.state.switch, event);
         }
         let irq_window = plan.irq_window && !gates.closed;
         let nmi_window = plan.nmi_window && !gates.closed;
@@ -89,10 +89,6 @@ impl<B: Backend> Loaded<'_, B> {
                         self.update_switch();
                     }
                 }
-                if fresh && !B::INJECTS_WITH_LENGTH {
-                    let len = u64::from(exception.insn_len);
-                    self.state.switch.regs.rip = self.state.switch.regs.rip.wrapping_add(len);
-                }
                 if set_rf {
                     self.state.switch.regs.rflags |= rflags::RF;
                 }
@@ -104,11 +100,6 @@ impl<B: Backend> Loaded<'_, B> {
             }
             Next::Interrupt(i) => {
                 self.count(Stat::IrqInjections);
-                if !B::INJECTS_WITH_LENGTH && i.insn_len != 0 {
-                    let regs = &mut self.state.switch.regs;
-                    regs.rip = regs.rip.wrapping_add(i.insn_len.into());
-                    self.state.events.moved_behind_instruction();
-                }
                 Inject::Interrupt(i)
             }
         })

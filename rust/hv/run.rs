@@ -128,11 +128,11 @@ fn enter<B: Backend>(cx: &mut Loaded<'_, B>) -> Result<Flow> {
     }
 
     if B::entered(&exit) {
-        let was = B::vectoring(&mut cx.state.hw, &cx.state.switch, &exit);
+        let was = B::vectoring(&mut cx.state.hw, &mut cx.state.switch, &exit);
         cx.state.events.complete(was);
     } else {
         // Nothing was delivered: what was to be waits for the next entry.
-        B::cancel_injection(&mut cx.state.hw);
+        B::cancel_injection(&mut cx.state.hw, &mut cx.state.switch);
     }
     let masked = B::nmi_masked(&mut cx.state.hw);
     cx.state.events.set_nmi_masked(masked);
@@ -144,7 +144,7 @@ impl<B: Backend> Loaded<'_, B> {
     fn turn_back(&mut self, irq: IrqOff) {
         self.shared.presence.leave();
         drop(irq);
-        B::cancel_injection(&mut self.state.hw);
+        B::cancel_injection(&mut self.state.hw, &mut self.state.switch);
     }
 
     /// The guest was entered, or the emulator took its place: its CPU model is settled. (The count of exits is kept anyway.)

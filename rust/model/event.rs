@@ -274,13 +274,6 @@ impl EventQueue {
         self.interrupt.filter(|i| !i.soft).map(|i| i.vector)
     }
 
-    /// RIP is behind the instruction now that raised the interrupt: it is not to move again if this entry does not take place.
-    pub fn moved_behind_instruction(&mut self) {
-        if let Some(i) = &mut self.interrupt {
-            i.insn_len = 0;
-        }
-    }
-
     /// An event is in the middle of its delivery.
     fn redelivers(&self) -> bool {
         matches!(self.exception, Some((_, Stage::Injected)))
@@ -377,8 +370,8 @@ impl EventQueue {
 
     /// Takes note of an exit: what was injected is delivered, but for `was`, which the CPU had not finished.
     ///
-    /// INT1 is not put back: RIP still points to it, and it is executed again. A backend that cannot inject an INT n or
-    /// INT3 (SVM without the next RIP) passes `None` for it, for the same reason. Nor is INT n while an interrupt waits.
+    /// INT1 is not put back: RIP still points to it, and it is executed again. SVM passes `None` for an INT n or INT3 that the guest
+    /// executed, for the same reason. Nor is INT n put back while an interrupt waits.
     #[inline]
     pub fn complete(&mut self, was: Option<Vectoring>) {
         self.exception = None;
@@ -451,8 +444,7 @@ impl EventQueue {
         if exception && !is_exception(s.exception_nr) {
             return Err(BadEvent);
         }
-        // What an instruction raised returns behind it, as when it is delivered for the first time.
-        let stage = if s.exception_pending || s.exception_insn_len != 0 {
+        let stage = if s.exception_pending {
             Stage::Pending
         } else {
             Stage::Injected

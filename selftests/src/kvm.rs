@@ -3,6 +3,7 @@
 
 use crate::record;
 use crate::sys::{self, Abi, Arg, Map, OwnedFd, Res};
+use crate::{check, eq};
 use kvm_bindings::*;
 use std::mem::offset_of;
 
@@ -386,6 +387,20 @@ impl Vcpu {
         let e = self.exit_of(r);
         record::call("RUN", "", r, format!("{e:x?}").as_bytes());
         e
+    }
+    /// KVM_RUN with a signal pending: it ends before the guest is entered, with what was to be injected still to come.
+    pub fn run_signalled(&self) {
+        let mut none = [8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let fd = self.fd.0.raw();
+        sys::interrupting(libc::SIGUSR1);
+        sys::block(libc::SIGUSR1, true);
+        crate::must!(sys::tkill(sys::gettid(), libc::SIGUSR1));
+        eq!(sys::ioctl(fd, SET_SIGNAL_MASK, Arg::Buf(&mut none)), Ok(0));
+        let e = self.run();
+        check!(matches!(e, Exit::Err(libc::EINTR, _)), "{e:x?}");
+        eq!(sys::ioctl(fd, SET_SIGNAL_MASK, Arg::Num(0)), Ok(0));
+        check!(sys::take_signal(libc::SIGUSR1).is_some(), "the signal");
+        sys::block(libc::SIGUSR1, false);
     }
     /// What a KVM_RUN that gave `r` came back for.
     pub fn exit_of(&self, r: Res) -> Exit {

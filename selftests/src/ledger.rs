@@ -5,9 +5,9 @@
 
 use crate::guest::*;
 use crate::harness::{self, rounds, Test};
-use crate::kvm::{Exit, SET_SIGNAL_MASK};
+use crate::kvm::Exit;
 use crate::stress::Setting;
-use crate::sys::{self, Arg, Map};
+use crate::sys::{self, Map};
 use crate::{check, eq};
 use iced_x86::code_asm::*;
 use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
@@ -223,17 +223,7 @@ fn entry_given_up() -> bool {
         return true;
     }
     eq!(m.advise(0, PAGE as usize, MADV_DONTNEED), Ok(0));
-    sys::interrupting(SIGUSR1);
-    sys::block(SIGUSR1, true);
-    crate::must!(sys::tkill(sys::gettid(), SIGUSR1));
-    let mut none = [8u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let fd = g.cpu.fd.0.raw();
-    eq!(sys::ioctl(fd, SET_SIGNAL_MASK, Arg::Buf(&mut none)), Ok(0));
-    let e = g.cpu.run();
-    check!(matches!(e, Exit::Err(EINTR, _)), "{e:x?}");
-    eq!(sys::ioctl(fd, SET_SIGNAL_MASK, Arg::Num(0)), Ok(0));
-    check!(sys::take_signal(SIGUSR1).is_some(), "the signal");
-    sys::block(SIGUSR1, false);
+    g.cpu.run_signalled();
     stopped(&g)
 }
 

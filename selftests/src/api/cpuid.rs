@@ -4,7 +4,7 @@
 use crate::guest::{Guest, Mode, CODE, DATA};
 use crate::harness::{self, Test};
 use crate::kvm::*;
-use crate::sys::{self, bad_addr, bytes_of, filled, zeroed, Arg, Map};
+use crate::sys::{bad_addr, bytes_of, filled, zeroed, Map};
 use crate::{check, eq};
 use kvm_bindings::*;
 use libc::{E2BIG, EFAULT, EINVAL, ENOMEM};
@@ -322,17 +322,7 @@ fn before_entry() {
     };
     let shown = c.msr(IMMUTABLE);
     let settable = shown.is_some_and(|v| v != 0);
-    let mut mask = [8u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    sys::interrupting(libc::SIGUSR1);
-    sys::block(libc::SIGUSR1, true);
-    crate::must!(sys::tkill(sys::gettid(), libc::SIGUSR1));
-    let set = |arg| sys::ioctl(c.fd.0.raw(), SET_SIGNAL_MASK, arg);
-    eq!(set(Arg::Buf(&mut mask)), Ok(0));
-    let e = c.run();
-    check!(matches!(e, Exit::Err(libc::EINTR, _)), "{e:x?}");
-    eq!(set(Arg::Num(0)), Ok(0));
-    check!(sys::take_signal(libc::SIGUSR1).is_some(), "the signal");
-    sys::block(libc::SIGUSR1, false);
+    c.run_signalled();
     open("after a signal");
     if settable {
         check!(c.set_msr(IMMUTABLE, 0), "MSR {IMMUTABLE:x}");

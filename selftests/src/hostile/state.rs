@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
         .long(3000)
         .no_ab(),
     Test::new("hostile/refused_entry", refused_entry).no_ab(),
+    Test::new("hostile/refused_entry_keeps_event", refused_event).no_ab(),
 ];
 
 const KICK_US: i64 = 4000;
@@ -409,5 +410,27 @@ fn refused_entry() {
         r.rip = CODE;
         g.cpu.set_regs(&r);
         eq!(g.cpu.run(), Exit::Hlt, "after {what}");
+    }
+}
+
+/// What such an entry was to inject waits for one that takes place.
+fn refused_event() {
+    for (vector, behind) in [(3, 1), (6, 0)] {
+        let g = Guest::new(Mode::Long);
+        g.mem.write(CODE as usize, &[0xcc, 0xf4]);
+        let mut e: kvm_vcpu_events = crate::must!(g.cpu.fd.take(GET_VCPU_EVENTS));
+        (e.flags, e.exception.injected, e.exception.nr) = (0, 1, vector);
+        eq!(g.cpu.fd.give(SET_VCPU_EVENTS, &e), Ok(0));
+        let good = g.cpu.sregs();
+        let mut s = good;
+        s.cs.db = 1;
+        g.cpu.set_sregs(&s);
+        let e = g.cpu.run();
+        check!(matches!(e, Exit::FailEntry(_)), "{e:x?}");
+        eq!(g.cpu.regs().rip, CODE);
+        g.cpu.set_sregs(&good);
+        g.cpu.set_regs(&g.cpu.regs());
+        let t = g.run_to_trap();
+        eq!((t.vector, t.ip), (vector, CODE + behind));
     }
 }

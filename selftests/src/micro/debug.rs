@@ -326,22 +326,53 @@ fn inject() {
     eq!(g.run_to_trap().vector, 1);
     eq!(g.cpu.fd.num(SET_GUEST_DEBUG, bad_addr()), Err(EFAULT));
     eq!(g.cpu.fd.num(SET_GUEST_DEBUG, 0), Err(EFAULT));
+    // A guest that is about to shut down.
+    let g = Guest::new(Mode::Long);
+    let mut cap: kvm_enable_cap = filled(0);
+    (cap.cap, cap.args[0]) = (KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1);
+    eq!(g.vm.fd.give(ENABLE_CAP, &cap), Ok(0));
+    let mut e: kvm_vcpu_events = crate::must!(g.cpu.fd.take(GET_VCPU_EVENTS));
+    (e.flags, e.triple_fault.pending) = (KVM_VCPUEVENT_VALID_TRIPLE_FAULT, 1);
+    eq!(g.cpu.fd.give(SET_VCPU_EVENTS, &e), Ok(0));
+    eq!(
+        g.cpu.guest_debug(KVM_GUESTDBG_INJECT_BP, [0; 4], 0),
+        Err(EBUSY)
+    );
 }
 
 /// What user space hands back by KVM_SET_VCPU_EVENTS returns behind the instruction that raised it, if RIP points to one.
 fn handed_back() {
-    let hand_back = |code: &[u8], change: &dyn Fn(&mut kvm_vcpu_events)| {
+    // Whether KVM_RUN ends for a signal before, and then user space saves and restores what it sees.
+    let hand_back = |code: &[u8], change: &dyn Fn(&mut kvm_vcpu_events), given_up, restored| {
         let g = Guest::new(Mode::Prot);
         g.mem.write(CODE as usize, code);
         let mut r = g.cpu.regs();
-        r.rflags |= 0x200;
+        // IF; OF, for INTO.
+        r.rflags |= 0xa00;
         g.cpu.set_regs(&r);
         let mut e: kvm_vcpu_events = crate::must!(g.cpu.fd.take(GET_VCPU_EVENTS));
         e.flags = 0;
         change(&mut e);
         eq!(g.cpu.fd.give(SET_VCPU_EVENTS, &e), Ok(0));
+        // What is being injected stays.
+        g.cpu.set_regs(&r);
+        if given_up {
+            g.cpu.run_signalled();
+        }
         eq!(g.cpu.regs().rip, CODE, "RIP moves when it is delivered");
+        if restored {
+            // It is not told, but RIP is at the instruction that raises it.
+            let e: kvm_vcpu_events = crate::must!(g.cpu.fd.take(GET_VCPU_EVENTS));
+            eq!((e.exception.injected, e.interrupt.injected), (0, 0));
+            eq!(g.cpu.fd.give(SET_VCPU_EVENTS, &e), Ok(0));
+            g.cpu.set_regs(&g.cpu.regs());
+        }
         let t = g.run_to_trap();
+        // It is over: nothing goes back to where it was. (The first run is to complete the handler's OUT.)
+        g.cpu.run_signalled();
+        let handler = g.cpu.regs().rip;
+        g.cpu.run_signalled();
+        eq!(g.cpu.regs().rip, handler);
         (t.vector, t.ip)
     };
     for (code, vector, behind) in [
@@ -353,16 +384,24 @@ fn handed_back() {
         (&[0xce, 0xf4], 3, 0),
     ] {
         let raise = |e: &mut kvm_vcpu_events| (e.exception.injected, e.exception.nr) = (1, vector);
-        eq!(
-            hand_back(code, &raise),
-            (vector, CODE + behind),
-            "{code:x?}"
-        );
+        for (given_up, restored) in [(false, false), (true, false), (true, behind != 0)] {
+            eq!(
+                hand_back(code, &raise, given_up, restored),
+                (vector, CODE + behind),
+                "{code:x?} {given_up} {restored}"
+            );
+        }
     }
     let soft = |e: &mut kvm_vcpu_events| {
         (e.interrupt.injected, e.interrupt.soft, e.interrupt.nr) = (1, 1, 0x61);
     };
-    eq!(hand_back(&[0xcd, 0x61, 0xf4], &soft), (0x61, CODE + 2));
+    for (given_up, restored) in [(false, false), (true, false), (true, true)] {
+        eq!(
+            hand_back(&[0xcd, 0x61, 0xf4], &soft, given_up, restored),
+            (0x61, CODE + 2),
+            "{given_up} {restored}"
+        );
+    }
 }
 
 /// A #DB with TF set, and an NMI, for a guest in the shadow of its STI: what is handed back there can be delivered. (Bochs takes both
