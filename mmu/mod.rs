@@ -90,6 +90,8 @@ pub mod ept;
 #[cfg(CONFIG_RUST)]
 pub(crate) mod fault;
 pub mod flush;
+#[cfg(CONFIG_RUST)]
+pub(crate) mod guest_memory;
 pub mod gwalk;
 pub mod invalidation;
 #[cfg(any(lodge_ledger, test))]

@@ -20,6 +20,7 @@ use crate::hv::backend::Backend;
 use crate::hv::user;
 use crate::hv::vcpu::Loaded;
 use crate::hv::vm::Vm;
+use crate::mmu::guest_memory::GuestMemError;
 use crate::mmu::Gpa;
 use crate::model::msr;
 use crate::model::pvclock::{self, flag, Anchor, Scale, TimeInfo};
@@ -100,6 +101,10 @@ impl VmClock {
         let now = Now::read();
         if !base.holds() {
             *base = Base::new(base.offset, &now);
+            // The pages are all made from one anchor. (Where the counter is none to go by, each has its own anyway.)
+            if cpu::tsc_stable() {
+                self.changes.count_change();
+            }
         }
         let anchor = base.anchor;
         Reading {
@@ -193,24 +198,26 @@ impl<B: Backend> Loaded<'_, B> {
             return;
         }
         self.catch_up_tsc();
+        self.state.clock.seen = changes;
+        let written = match msr::time_page(&*self.state.msrs) {
+            Some(gpa) => self.write_time(Gpa(gpa)).is_ok(),
+            None => true,
+        };
         let c = &mut self.state.clock;
-        let stopped = core::mem::take(&mut c.stopped);
-        c.stale = self.state.tsc.catches_up();
-        c.seen = changes;
-        if let Some(gpa) = msr::time_page(&*self.state.msrs) {
-            self.write_time(Gpa(gpa), stopped);
-        }
+        // A page that is not in memory is tried again: the guest may have one there later.
+        c.stale = !written || self.state.tsc.catches_up();
+        c.stopped &= !written;
     }
 
-    /// A page that is not in memory is passed over: the guest finds out.
-    fn write_time(&mut self, gpa: Gpa, stopped: bool) {
+    fn write_time(&mut self, gpa: Gpa) -> Result<(), GuestMemError> {
+        let stopped = self.state.clock.stopped;
+        let Reading { now, anchor, time } = self.vm.clock.read();
+        // Held to the end, so that a page whose slot goes is not left half written.
+        let memory = self.vm.mmu.guest_memory();
         let mut old = [0u8; TimeInfo::SIZE];
-        if self.vm.mmu.read_guest(gpa, &mut old).is_err() {
-            return;
-        }
+        memory.read(gpa, &mut old)?;
         let version = old.first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
         let (writing, written) = pvclock::versions(version);
-        let Reading { now, anchor, time } = self.vm.clock.read();
         // The guest clears the flag when it has seen it.
         let mut flags = old.get(29).copied().unwrap_or(0) & flag::GUEST_STOPPED;
         if stopped {
@@ -229,28 +236,30 @@ impl<B: Backend> Loaded<'_, B> {
             scale: Scale::from_khz(tsc.actual_khz()),
             flags,
         };
-        let mmu = &self.vm.mmu;
-        let _gone = mmu
-            .write_guest(gpa, &writing.to_le_bytes())
-            .and_then(|()| mmu.write_guest(gpa, &info.bytes()))
-            .and_then(|()| mmu.write_guest(gpa, &written.to_le_bytes()));
+        memory.write(gpa, &writing.to_le_bytes())?;
+        memory.write(gpa, &info.bytes())?;
+        memory.write(gpa, &written.to_le_bytes())
     }
 
     /// The guest (or user space for it) asks for the time of day at which the clock was zero.
     pub(crate) fn write_wall_clock(&mut self, address: u64) {
+        if address != 0 {
+            // Where there is no memory the guest finds out.
+            let _gone = self.put_wall_clock(address);
+        }
+    }
+
+    fn put_wall_clock(&mut self, address: u64) -> Result<(), GuestMemError> {
         const VERSION: u64 = 4;
         let (gpa, body) = (Gpa(address), Gpa(address.wrapping_add(VERSION)));
-        let mut old = [0u8; 4];
-        if address == 0 || self.vm.mmu.read_guest(gpa, &mut old).is_err() {
-            return;
-        }
-        let (writing, written) = pvclock::versions(u32::from_le_bytes(old));
         let Reading { now, time, .. } = self.vm.clock.read();
         let time = pvclock::wall_clock(now.real, time);
-        let mmu = &self.vm.mmu;
-        let _gone = mmu
-            .write_guest(gpa, &writing.to_le_bytes())
-            .and_then(|()| mmu.write_guest(body, &time))
-            .and_then(|()| mmu.write_guest(gpa, &written.to_le_bytes()));
+        let memory = self.vm.mmu.guest_memory();
+        let mut old = [0u8; 4];
+        memory.read(gpa, &mut old)?;
+        let (writing, written) = pvclock::versions(u32::from_le_bytes(old));
+        memory.write(gpa, &writing.to_le_bytes())?;
+        memory.write(body, &time)?;
+        memory.write(gpa, &written.to_le_bytes())
     }
 }

@@ -5,7 +5,7 @@ use crate::guest::{Guest, Mode, CODE, DATA};
 use crate::harness::{self, Test};
 use crate::kvm::*;
 use crate::record::muted;
-use crate::sys::{bad_addr, filled};
+use crate::sys::{bad_addr, filled, Map};
 use crate::{check, eq};
 use kvm_bindings::*;
 use libc::{EFAULT, EINVAL, ENXIO};
@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     Test::new("api/clock_pages_agree", pages_agree).no_ab(),
     Test::new("api/clock_wall", wall),
     Test::new("api/clock_stopped", stopped),
+    Test::new("api/clock_memory_later", memory_later).no_ab(),
     Test::new("api/tsc_rate", rate),
     Test::new("api/tsc_rate_near", rate_near),
     Test::new("api/tsc_rate_vm", rate_vm),
@@ -301,6 +302,22 @@ fn stopped() {
     eq!(g.vm.fd.give(SET_CLOCK, &d), Ok(0));
     tick(&g);
     eq!(read(&g, DATA).flags & 2, 0);
+}
+
+/// What the page is to tell is not lost where there is no memory yet.
+fn memory_later() {
+    const LATER: u64 = 0xd000_0000;
+    const PAGE: u64 = 4096;
+    let g = clock_guest();
+    check!(muted(|| g.cpu.set_msr(SYSTEM_TIME, LATER | 1)), "MSR");
+    eq!(g.cpu.fd.num(KVMCLOCK_CTRL, 0), Ok(0));
+    tick(&g);
+    let memory = Map::anon(PAGE as usize);
+    eq!(g.vm.region(9, 0, LATER, PAGE, memory.addr()), Ok(0));
+    tick(&g);
+    let (version, flags) = (memory.rd::<u32>(0), memory.rd::<u8>(29));
+    check!(version != 0 && version & 1 == 0, "version {version}");
+    eq!(flags & 2, 2, "the guest was stopped");
 }
 
 /// How fast the guest's counter runs, in kHz, by the host's clock.
