@@ -213,15 +213,16 @@ impl<P: PteFormat, F: RemoteFlush> Core<P, F> {
     /// gets the memory back.
     pub(super) fn note(&self, bug: Option<Bug>) {
         let Some(bug) = bug else { return };
-        if !self.broken.get() {
-            self.broken.set(true);
+        let known = self.broken.exchange(true);
+        // Also if it is known: whoever noted it first may not have come to this yet.
+        self.flush.stop_vm();
+        if !known {
             pr_err!(
                 "second-stage entry {:#x} at level {} must not become {:#x}\n",
                 bug.old,
                 bug.level,
                 bug.new
             );
-            self.flush.stop_vm();
         }
     }
 

@@ -121,10 +121,10 @@ fn wanted<B: Backend>(arg: usize) -> Result<u32> {
 /// KVM_SET_TSC_KHZ of a VM: for vCPUs to come. EINVAL once there are vCPUs.
 pub(crate) fn set_default<B: Backend>(vm: &Vm<B>, arg: usize) -> Result<isize> {
     let khz = wanted::<B>(arg)?;
-    if vm.has_vcpus() {
-        return Err(EINVAL);
-    }
-    vm.clock.tsc_khz.store(khz, Relaxed);
+    vm.before_vcpus(|_| {
+        vm.clock.tsc_khz.store(khz, Relaxed);
+        Ok(())
+    })?;
     Ok(0)
 }
 

@@ -114,9 +114,11 @@ impl RemoteFlush for Kicks {
     }
 
     fn stop_vm(&self) {
-        if !self.dead.exchange(true) {
+        let known = self.dead.exchange(true);
+        // Also if it is known: nobody runs in the guest when this returns.
+        self.drive_out();
+        if !known {
             pr_err!("VM stopped: its second-stage tables are not what they should be\n");
-            self.drive_out();
         }
     }
 }
@@ -295,11 +297,6 @@ impl<B: Backend> Vm<B> {
         }
         table.id_limit = limit;
         Ok(())
-    }
-
-    /// Has a vCPU been made?
-    pub(crate) fn has_vcpus(&self) -> bool {
-        !self.table.lock().ids.is_empty()
     }
 
     /// Runs `f` as long as there is no vCPU, and none can come meanwhile; EINVAL once there is one.
