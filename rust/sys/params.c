@@ -211,7 +211,21 @@ static struct attribute *intel_attrs[] = {
 static const struct attribute_group amd_group = { .name = "parameters", .attrs = amd_attrs };
 static const struct attribute_group intel_group = { .name = "parameters", .attrs = intel_attrs };
 
-static void vendor_release(struct kobject *k) {}
+/* Whoever had the object has let go of it: it, and what it points to, is the module's. */
+static DECLARE_COMPLETION(vendor_released);
+
+static void vendor_release(struct kobject *k)
+{
+	complete(&vendor_released);
+}
+
+/* Gives up our reference, and waits for the others. */
+static void vendor_put(void)
+{
+	kobject_put(&vendor_kobj);
+	wait_for_completion(&vendor_released);
+}
+
 static const struct kobj_type vendor_type = { .release = vendor_release, .sysfs_ops = &kobj_sysfs_ops };
 
 /* Shows /sys/module/kvm_intel/parameters or /sys/module/kvm_amd/parameters. Task context. */
@@ -225,7 +239,7 @@ int lodge_params_show_vendor(bool intel, const struct lodge_in_use *now)
 	if (!r)
 		r = sysfs_create_group(&vendor_kobj, intel ? &intel_group : &amd_group);
 	if (r) {
-		kobject_put(&vendor_kobj);
+		vendor_put();
 		return r;
 	}
 	vendor_shown = true;
@@ -238,5 +252,5 @@ void lodge_params_hide_vendor(void)
 		return;
 	vendor_shown = false;
 	kobject_del(&vendor_kobj);
-	kobject_put(&vendor_kobj);
+	vendor_put();
 }
