@@ -17,7 +17,6 @@ pub struct GuestFeatures {
     host_vendor: Vendor,
     physical_bits: u8,
     linear_bits: u8,
-    told_xsaves: bool,
     host_xsaves: bool,
     host_tsc_aux: bool,
     instructions: u16,
@@ -50,7 +49,6 @@ impl GuestFeatures {
             host_vendor: host.vendor(),
             physical_bits,
             linear_bits: host.linear_bits(),
-            told_xsaves: cpuid::raw_word(entries, Word::D1Eax) & features::XSAVES.mask() != 0,
             host_xsaves: host.cpu_has(features::XSAVES),
             host_tsc_aux: host.cpu_has(features::RDTSCP) || host.cpu_has(features::RDPID),
             spec_ctrl: speculation::has_spec_ctrl(&|f| caps.has(f)),
@@ -100,11 +98,6 @@ impl GuestFeatures {
     /// whatever CR4.LA57 is, because the guest can load these registers without an exit.
     pub fn linear_bits(&self) -> u8 {
         self.linear_bits
-    }
-
-    /// User space told the guest of XSAVES, which is not offered: IA32_XSS then exists, and holds 0.
-    pub fn told_xsaves(&self) -> bool {
-        self.told_xsaves
     }
 
     /// On SVM nothing withholds XSAVES from a guest with CR4.OSXSAVE: the host's IA32_XSS must be replaced by 0 around the guest if

@@ -127,13 +127,6 @@ impl<'a> CheckedSregs<'a> {
     pub fn load_pdptrs(&self) -> bool {
         pae_paging(self.regs)
     }
-
-    /// These are the registers of a CPU after reset, about to execute at `rip`: old VMMs expect that a bootstrap processor
-    /// that was halted runs after that.
-    pub fn is_reset(&self, rip: u64) -> bool {
-        let s = self.regs;
-        rip == 0xfff0 && s.cs.selector == 0xf000 && s.cs.base == 0xffff_0000 && s.cr0 & cr0::PE == 0
-    }
 }
 
 #[cfg(test)]

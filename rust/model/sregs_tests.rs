@@ -178,25 +178,6 @@ fn pdptes_of_sregs2() {
     assert_eq!(check_flags(1 << 63, &pae), Err(BadSregs::Flags));
 }
 
-#[test]
-fn reset_state() {
-    let cs = Segment {
-        base: 0xffff_0000,
-        selector: 0xf000,
-        ..Segment::default()
-    };
-    let s = Sregs {
-        cs,
-        cr0: cr0::ET,
-        ..Sregs::default()
-    };
-    let l = limits("tcg-epyc");
-    assert!(check(&s, &l, 0).unwrap().is_reset(0xfff0));
-    assert!(!check(&s, &l, 0).unwrap().is_reset(0));
-    let s = Sregs { cr0: cr0::PE, ..s };
-    assert!(!check(&s, &l, 0).unwrap().is_reset(0xfff0));
-}
-
 proptest! {
     /// What is accepted is a mode that a CPU can be in, and can be left with the guest's own instructions.
     #[test]
