@@ -182,20 +182,20 @@ fn task_switch(cx: &mut Cx<'_>) -> Result<Flow> {
         }
         cx.state.events.complete(None);
     }
-    if soft {
-        // What an instruction asked for comes back behind it.
-        let len = match injected {
-            Some(event) => event.len,
-            None => match cx.identify() {
-                Ok((_, len)) => len,
-                Err(_) => return Ok(Flow::Resume),
-            },
-        };
-        let rip = cx.state.switch.regs.rip.wrapping_add(len.into());
-        cx.state.switch.regs.rip = rip & 0xffff_ffff;
-    }
-    let selector = info1 as u16;
-    cx.task_switch(TaskSwitch { selector, reason }, error)
+    let insn_len = match injected {
+        _ if !soft => 0,
+        Some(event) => event.len,
+        None => match cx.identify() {
+            Ok((_, len)) => len,
+            Err(_) => return Ok(Flow::Resume),
+        },
+    };
+    let switch = TaskSwitch {
+        selector: info1 as u16,
+        reason,
+        insn_len,
+    };
+    cx.task_switch(switch, error)
 }
 
 /// Runs `then` with the length of the intercepted instruction.

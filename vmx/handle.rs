@@ -146,13 +146,13 @@ fn task_switch(cx: &mut Cx<'_>, exit: Exit, len: u8) -> Result<Flow> {
         }
         cx.state.events.complete(None);
     }
-    // What an instruction asked for comes back behind it.
-    if !gate || !event.valid() || event.kind().is_some_and(Kind::needs_length) {
-        let rip = cx.state.switch.regs.rip.wrapping_add(len.into());
-        cx.state.switch.regs.rip = rip & 0xffff_ffff;
-    }
-    let selector = task.selector;
-    cx.task_switch(job::TaskSwitch { selector, reason }, error)
+    let asked = !gate || !event.valid() || event.kind().is_some_and(Kind::needs_length);
+    let switch = job::TaskSwitch {
+        selector: task.selector,
+        reason,
+        insn_len: if asked { len } else { 0 },
+    };
+    cx.task_switch(switch, error)
 }
 
 fn ept_violation(cx: &mut Cx<'_>, exit: Exit) -> Result<Flow> {

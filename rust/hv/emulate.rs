@@ -47,7 +47,7 @@ impl<B: Backend> Loaded<'_, B> {
             let bytes = bytes.get(..len).unwrap_or(&bytes);
             let state = &mut *self.state;
             // Fewer than the instruction has, at the end of a page for one: then it is fetched.
-            if let Ok(insn) = decode(bytes, context.mode(state.switch.regs.rflags)) {
+            if let Ok(insn) = decode(bytes, context.mode()) {
                 state.job.begin(&insn, &state.switch.regs, &context);
                 return self.drive_job(Answer::Start);
             }
@@ -406,7 +406,8 @@ impl<B: Backend> Loaded<'_, B> {
         if !done.repeat {
             B::set_shadow(&mut self.state.hw, shadow);
         }
-        if self.state.job.insn().kind() == Kind::Deliver {
+        let kind = self.state.job.insn().kind();
+        if kind == Kind::Deliver && !done.repeat {
             self.state.events.complete(None);
         }
         if done.iret {
@@ -420,7 +421,7 @@ impl<B: Backend> Loaded<'_, B> {
             self.raise(Exception::debug(dr6::BT));
         } else if held {
             B::hold_step(&mut self.state.hw);
-        } else if done.trap {
+        } else if done.trap || kind == Kind::Syscall && self.state.debug.steps() {
             self.raise(Exception::debug(dr6::BS));
         }
         Flow::Resume

@@ -38,7 +38,7 @@ impl<B: Backend> Loaded<'_, B> {
             regs.rip = if wide { rip } else { rip & 0xffff_ffff };
             return self.emulate_forced();
         }
-        let mode = self.context().mode(self.state.switch.regs.rflags);
+        let mode = self.context().mode();
         let kind = decode(fetched.bytes(), mode).map(|i| i.kind());
         let foreign = self.state.features.vendor() != self.state.features.host_vendor();
         match kind {
@@ -57,7 +57,7 @@ impl<B: Backend> Loaded<'_, B> {
     /// The instruction at RIP, behind the prefix. What is no instruction gives #UD.
     fn emulate_forced(&mut self) -> Result<Flow> {
         let fetched = self.fetch();
-        let mode = self.context().mode(self.state.switch.regs.rflags);
+        let mode = self.context().mode();
         match decode(fetched.bytes(), mode) {
             Err(e) if fetched.fault(e).is_some() => {
                 self.raise(Exception::undefined());

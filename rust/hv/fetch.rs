@@ -11,11 +11,11 @@ use crate::hv::guest_mem::{Fetched, Physical, MAX_INSN};
 use crate::hv::known::{Basis, Known, Place, Recorder, Table};
 use crate::hv::vcpu::Loaded;
 use crate::mmu::Gpa;
-use crate::model::cr::{cr0, efer};
+use crate::model::cr::efer;
 use crate::model::emu::decode::{decode, DecodeError};
 use crate::model::emu::insn::{Insn, Kind};
 use crate::model::event::Exception;
-use crate::model::regs::{rflags, Context, CpuMode, Seg};
+use crate::model::regs::{Context, CpuMode, Seg};
 use crate::sys::mm::UserWord;
 
 /// What decides which instruction is at RIP.
@@ -45,11 +45,8 @@ impl<B: Backend> Loaded<'_, B> {
         let cs = B::segment(&mut self.state.hw, Seg::Cs);
         let (c, regs) = (&self.state.controls, &self.state.switch.regs);
         let bits64 = c.efer & efer::LMA != 0 && cs.attr.l();
-        let real = c.cr0 & cr0::PE == 0 || regs.rflags & rflags::VM != 0;
         // As the emulator sees it.
-        let mode = if real {
-            CpuMode::Bits16
-        } else if bits64 {
+        let mode = if bits64 {
             CpuMode::Bits64
         } else if cs.attr.db() {
             CpuMode::Bits32

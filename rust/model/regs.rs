@@ -497,12 +497,10 @@ impl Context {
         self.efer & efer::LMA != 0
     }
 
-    /// How instructions are read; `rflags` tells virtual-8086 mode.
-    pub const fn mode(&self, rflags: u64) -> CpuMode {
+    /// How instructions are read. CS.D counts in real mode, too: code that leaves protected mode has its own until its next far jump.
+    pub const fn mode(&self) -> CpuMode {
         let cs = self.segs.get(Seg::Cs).attr;
-        if !self.protected(rflags) {
-            CpuMode::Bits16
-        } else if self.long() && cs.l() {
+        if self.long() && cs.l() {
             CpuMode::Bits64
         } else if cs.db() {
             CpuMode::Bits32
@@ -512,8 +510,8 @@ impl Context {
     }
 
     /// Width of the stack pointer in bytes.
-    pub const fn stack_bytes(&self, rflags: u64) -> u8 {
-        match self.mode(rflags) {
+    pub const fn stack_bytes(&self) -> u8 {
+        match self.mode() {
             CpuMode::Bits64 => 8,
             _ if self.segs.get(Seg::Ss).attr.db() => 4,
             _ => 2,

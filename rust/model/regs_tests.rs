@@ -42,24 +42,23 @@ fn attributes_survive_both_vendors_layouts() {
 }
 
 #[test]
-fn the_mode_follows_cr0_efer_cs_and_the_vm_flag() {
+fn the_mode_follows_efer_and_cs() {
     let mut ctx = Context::default();
-    assert_eq!(ctx.mode(2), CpuMode::Bits16);
+    assert_eq!(ctx.mode(), CpuMode::Bits16);
     ctx.segs.get_mut(Seg::Cs).attr = Attr::new(11, true, 0, true, false, false, true, true);
-    assert_eq!(ctx.mode(2), CpuMode::Bits16, "real mode ignores CS.D");
+    assert_eq!(ctx.mode(), CpuMode::Bits32, "real mode keeps CS.D");
     ctx.cr0 = cr0::PE;
-    assert_eq!(ctx.mode(2), CpuMode::Bits32);
-    assert_eq!(ctx.mode(2 | rflags::VM), CpuMode::Bits16);
-    assert_eq!(ctx.stack_bytes(2), 2);
+    assert_eq!(ctx.mode(), CpuMode::Bits32);
+    assert_eq!(ctx.stack_bytes(), 2);
     ctx.segs.get_mut(Seg::Ss).attr = Attr::new(3, true, 0, true, false, false, true, true);
-    assert_eq!(ctx.stack_bytes(2), 4);
+    assert_eq!(ctx.stack_bytes(), 4);
     ctx.segs.get_mut(Seg::Cs).attr = Attr::new(11, true, 0, true, false, true, false, true);
     assert_eq!(
-        ctx.mode(2),
+        ctx.mode(),
         CpuMode::Bits16,
         "CS.L means nothing outside long mode"
     );
     ctx.efer = efer::LMA;
-    assert_eq!(ctx.mode(2), CpuMode::Bits64);
-    assert_eq!(ctx.stack_bytes(2), 8);
+    assert_eq!(ctx.mode(), CpuMode::Bits64);
+    assert_eq!(ctx.stack_bytes(), 8);
 }

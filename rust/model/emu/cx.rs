@@ -395,10 +395,13 @@ impl<'a> Cx<'a> {
         })
     }
 
-    /// Replaces `old` by `new` with a locked access; where it would cross a page, with a plain one.
+    /// Replaces `old` by `new` with a locked access; where it would cross a page, or is 16 bytes of a device, with plain ones.
     pub(super) fn exchange(&mut self, at: u64, size: u8, old: u128, new: u128) -> Run<()> {
-        if to_page_end(at) < u64::from(size) {
+        let crosses = to_page_end(at) < u64::from(size);
+        if crosses {
             self.check_write(at, size)?;
+        }
+        if crosses || size == 16 && !self.is_ram(at, size)? {
             let low = size.min(8);
             self.write_parts(at, low, new as u64)?;
             if size > 8 {
@@ -412,6 +415,16 @@ impl<'a> Cx<'a> {
             old,
             new,
         })
+    }
+
+    /// The memory at `at`, in one page, is no device's. It can be written.
+    fn is_ram(&mut self, at: u64, size: u8) -> Run<bool> {
+        let check = Need::Check {
+            at,
+            len: size.into(),
+            write: true,
+        };
+        Ok(self.ask(check)? != 0)
     }
 
     // Operands.

@@ -161,7 +161,7 @@ fn enter(cx: &mut Cx<'_>, size: u8) -> Run<()> {
     let old = cx.regs.get(RBP);
     cx.push(size, old)?;
     let frame = cx.regs.get(RSP);
-    let mask = alu::mask(cx.ctx.stack_bytes(cx.regs.rflags));
+    let mask = alu::mask(cx.ctx.stack_bytes());
     for n in 1..u64::from(level) {
         let from = old.wrapping_sub(u64::from(size).wrapping_mul(n)) & mask;
         let from = cx.linear(Seg::Ss, from, size, false)?;

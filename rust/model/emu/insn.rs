@@ -160,6 +160,7 @@ impl Insn {
             imm2: order.error.unwrap_or(0),
             vl: order.error.is_some().into(),
             reg: order.reason as u8,
+            len: order.insn_len,
             desc: super::table::TASK,
             ..super::decode::blank(mode)
         }
@@ -177,6 +178,7 @@ impl Insn {
             selector: self.imm as u16,
             reason,
             error: (self.vl != 0).then_some(self.imm2),
+            insn_len: self.len,
         })
     }
 

@@ -12,7 +12,7 @@ use super::seg::{real_segment, vm86_segment};
 use super::stack::Stack;
 use crate::model::event::vector;
 use crate::model::regs::rflags::{AC, DF, ID, IF, IOPL, NT, RF, TF, VIF, VIP, VM};
-use crate::model::regs::{cr4, Seg, RSP};
+use crate::model::regs::{cr4, Seg, Segment, RSP};
 
 pub(super) fn run(cx: &mut Cx<'_>, kind: Kind) -> Run<()> {
     match kind {
@@ -227,10 +227,13 @@ fn through_idt(cx: &mut Cx<'_>, event: &Event) -> Run<()> {
     let ss = *cx.ctx.segs.get(Seg::Ss);
     let mut stack = if switches {
         inner_stack(cx, code.cpl, (gate.ist != 0).then_some(gate.ist))?
-    } else if size == 8 {
-        Stack::flat(ss, cx.regs.get(RSP))
     } else {
-        Stack::new(ss, cx.regs.get(RSP))
+        // A fault there names no selector ("INT n/INTO/INT3/INT1", "Operation").
+        let current = Segment { selector: 0, ..ss };
+        match size {
+            8 => Stack::flat(current, cx.regs.get(RSP)),
+            _ => Stack::new(current, cx.regs.get(RSP)),
+        }
     };
     let (old_sp, saved) = (cx.regs.get(RSP), cx.regs.rflags);
     if size == 8 {

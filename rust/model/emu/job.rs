@@ -64,7 +64,7 @@ impl Job {
     /// # Errors
     /// As [`decode`].
     pub fn new(bytes: &[u8], regs: &Regs, ctx: &Context) -> Result<Self, DecodeError> {
-        let insn = decode(bytes, ctx.mode(regs.rflags))?;
+        let insn = decode(bytes, ctx.mode())?;
         Ok(Self::from_insn(&insn, regs, ctx))
     }
 
@@ -126,13 +126,14 @@ impl Job {
             selector: switch.selector,
             reason: switch.reason,
             error,
+            insn_len: switch.insn_len,
         };
-        self.begin(&Insn::task(order, ctx.mode(regs.rflags)), regs, ctx);
+        self.begin(&Insn::task(order, ctx.mode()), regs, ctx);
     }
 
     /// Becomes the delivery of an event, in whose place RIP stays.
     pub fn begin_delivery(&mut self, event: &Delivery, regs: &Regs, ctx: &Context) {
-        self.begin(&Insn::event(event, ctx.mode(regs.rflags)), regs, ctx);
+        self.begin(&Insn::event(event, ctx.mode()), regs, ctx);
     }
 
     /// It can be stepped on.
@@ -188,8 +189,12 @@ impl Job {
             // Lost against another CPU: start over.
             self.log.clear();
             self.lost = self.lost.saturating_add(1);
-            if self.lost >= MAX_LOST {
-                return self.repeat();
+            // A task switch that has begun cannot start over, but tries for longer.
+            match self.insn.kind() {
+                Kind::TaskSwitch if self.lost == u8::MAX => return self.end(Need::Unhandled),
+                Kind::TaskSwitch => {}
+                _ if self.lost >= MAX_LOST => return self.repeat(),
+                _ => {}
             }
         } else if !matches!(answer, Answer::Start) && self.log.record(self.asked, answer).is_none()
         {
@@ -231,8 +236,10 @@ impl Job {
                     (Why::Fault(exception), _) => return self.end(Need::Fault(exception)),
                     (Why::TaskSwitch(switch), _) => {
                         self.regs = cx.regs;
-                        self.regs.rip = self.insn.next_rip(self.regs.rip);
-                        return self.end(Need::TaskSwitch(switch));
+                        return self.end(Need::TaskSwitch(TaskSwitch {
+                            insn_len: self.insn.len,
+                            ..switch
+                        }));
                     }
                     (Why::Unhandled | Why::Need, _) => return self.end(Need::Unhandled),
                 },
@@ -280,10 +287,17 @@ impl Job {
     }
 
     /// The registers are committed, but for RIP. `before` are the flags before that: POPF that sets TF is not itself trapped.
-    /// Nor is a task switch, whose flags are the new task's by now: the CPU traps behind the first instruction of that.
+    /// Nor is a task switch, whose flags are the new task's by now: the CPU traps behind the first instruction of that. SYSCALL and SYSRET
+    /// are trapped by the TF that they load: the kernel's stack is not there yet when it clears TF.
     fn finish(&mut self, before: u64, end: &End) -> Need {
-        let switched = self.insn.kind() == Kind::TaskSwitch;
-        let trap = before & rflags::TF != 0 && !end.delivered && !switched;
+        let order = self.insn.task_order();
+        let tf = match self.insn.kind() {
+            Kind::Syscall | Kind::Sysret => self.regs.rflags,
+            _ => before,
+        };
+        let trap = tf & rflags::TF != 0 && !end.delivered && order.is_none();
+        // IRET ends NMI blocking, also by a task switch.
+        let iret = end.iret || order.is_some_and(|o| o.reason == TaskReason::Iret);
         self.regs.rip = end.target.unwrap_or(self.insn.next_rip(self.regs.rip));
         // A wide IRET has taken RF from the stack.
         if !end.iret || self.insn.op_size == 2 {
@@ -294,7 +308,7 @@ impl Job {
             repeat: false,
             trap,
             halt: self.insn.kind() == Kind::Hlt,
-            iret: end.iret,
+            iret,
             task_trap: end.task_trap,
         }))
     }

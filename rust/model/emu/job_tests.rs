@@ -204,6 +204,21 @@ fn exchanges() {
         Need::Fault(Exception::protection(0)),
         "must be aligned"
     );
+    // A device is written eight bytes at a time: it reads as what the machine's `input` says.
+    let input = Machine::new().input;
+    let device = [
+        (RAX, input),
+        (RDX, input),
+        (RBX, 0x1111),
+        (RCX, 0x2222),
+        (RDI, MMIO),
+    ];
+    let (end, _, m) = long(&[0xf0, 0x48, 0x0f, 0xc7, 0x0f], &device);
+    assert_eq!(end, DONE);
+    let writes = m.trace.iter().filter(|n| matches!(n, Need::Write { .. }));
+    let written = [(MMIO, 0x1111), (MMIO + 8, 0x2222)];
+    let written = written.map(|(at, value)| Need::Write { at, len: 8, value });
+    assert!(writes.eq(written.iter()), "{:?}", m.trace);
     let (_, regs, m) = long(&[0x0f, 0xc7, 0x0f], &[(RAX, 1), (RDI, BASE)]);
     assert_eq!(
         (regs.get(RAX), regs.get(RDX)),
@@ -299,6 +314,16 @@ fn repeated_strings() {
             ..
         })
     ));
+    assert_eq!(job.regs().get(RCX), 2);
+    // rep insb, too
+    let mut regs = start(&[(RCX, 3), (RDX, 0x1f0), (RDI, BASE)]);
+    regs.rflags |= rflags::TF;
+    let mut job = Job::new(&[0xf3, 0x6c], &regs, &flat(CpuMode::Bits64)).unwrap();
+    let end = m.run(&mut job);
+    assert!(
+        matches!(end, Need::Done(d) if d.repeat && d.trap),
+        "{end:?}"
+    );
     assert_eq!(job.regs().get(RCX), 2);
 }
 
@@ -555,6 +580,11 @@ fn segments_are_checked_outside_64_bit_mode() {
         job.step(Answer::Start),
         Need::Fault(Exception::new(vector::GP))
     );
+    // LES of a register has the form of VEX, which is for protected mode.
+    let vex = [0xc4, 0xc4, 0x50, 0, 0, 0];
+    if let Ok(mut job) = Job::new(&vex, &start(&[]), &ctx) {
+        assert_eq!(job.step(Answer::Start), Need::Fault(Exception::undefined()));
+    }
 }
 
 #[test]

@@ -165,6 +165,13 @@ fn out_of_virtual_8086_mode_and_through_a_task_gate() {
     regs.rflags &= !VM;
     let (selector, reason) = (TASK, TaskReason::Gate);
     let (end, after) = s.deliver(&fault(vector::GP, 0), &regs);
-    assert_eq!(end, Need::TaskSwitch(TaskSwitch { selector, reason }));
+    assert_eq!(
+        end,
+        Need::TaskSwitch(TaskSwitch {
+            selector,
+            reason,
+            insn_len: 0
+        })
+    );
     assert_eq!(after.rip, 0x1000);
 }

@@ -52,8 +52,14 @@ fn far_jumps_are_checked() {
     ] {
         let (end, regs) = s.run(&far(opcode, selector, 0), &at_stack(&[]));
         let selector = TASK;
-        assert_eq!(end, Need::TaskSwitch(TaskSwitch { selector, reason }));
-        assert_eq!(regs.rip, 0x1007);
+        let insn_len = 7;
+        let switch = TaskSwitch {
+            selector,
+            reason,
+            insn_len,
+        };
+        assert_eq!(end, Need::TaskSwitch(switch));
+        assert_eq!(regs.rip, 0x1000);
     }
     // 64-bit: TSS and 16-bit gates are no targets; L with D is nothing.
     let mut s = System::new(CpuMode::Bits64, 0);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Software interrupts and returns from them, flags in virtual-8086 mode, fast system calls, other system instructions.
 use super::*;
+use crate::model::exception::Exception;
 
 const INT80: [u8; 2] = [0xcd, 0x80];
 
@@ -43,7 +44,11 @@ fn interrupts_in_protected_mode() {
     let (selector, reason) = (TASK, TaskReason::Gate);
     assert_eq!(
         s.run(&INT80, &regs).0,
-        Need::TaskSwitch(TaskSwitch { selector, reason })
+        Need::TaskSwitch(TaskSwitch {
+            selector,
+            reason,
+            insn_len: 2
+        })
     );
 }
 
@@ -206,7 +211,11 @@ fn returns_from_interrupts() {
     let (selector, reason) = (TASK, TaskReason::Iret);
     assert_eq!(
         s.run(&[0xcf], &nested).0,
-        Need::TaskSwitch(TaskSwitch { selector, reason })
+        Need::TaskSwitch(TaskSwitch {
+            selector,
+            reason,
+            insn_len: 1
+        })
     );
     let mut s = System::new(CpuMode::Bits64, 0);
     assert_eq!(s.fault(&[0x48, 0xcf], &nested), gp(0));
@@ -345,6 +354,39 @@ fn fast_system_calls() {
     let mut s = System::new(CpuMode::Bits64, 3);
     s.ctx.cpu |= has::AMD;
     assert_eq!(s.fault(&sysenter, &regs), UD);
+}
+
+/// The TF that counts is the one that SYSCALL leaves: a trap on the way into the kernel would find the user's stack.
+#[test]
+fn fast_system_calls_are_trapped_by_the_new_flag() {
+    let mut s = System::new(CpuMode::Bits64, 3);
+    s.ctx.efer |= efer::SCE;
+    s.msrs.insert(0xc000_0081, 0x0013_0008_0000_0000);
+    let mut regs = at_stack(&[]);
+    regs.rflags |= TF;
+    for (mask, trapped) in [(TF, false), (0, true)] {
+        s.msrs.insert(0xc000_0084, mask);
+        let (end, after) = s.run(&[0x0f, 0x05], &regs);
+        assert!(matches!(end, Need::Done(d) if d.trap == trapped), "{end:?}");
+        assert_ne!(after.get(11) & TF, 0);
+    }
+    s.ctx.cpl = 0;
+    for (flags, trapped) in [(2 | TF, true), (2, false)] {
+        let mut regs = at_stack(&[(RCX, 0x1100), (11, flags)]);
+        regs.rflags |= flags ^ TF;
+        let (end, _) = s.run(&[0x48, 0x0f, 0x07], &regs);
+        assert!(matches!(end, Need::Done(d) if d.trap == trapped), "{end:?}");
+    }
+}
+
+/// Where no stack is switched to, the error code names none.
+#[test]
+fn a_full_stack_of_the_same_level_has_no_name() {
+    let mut s = System::new(CpuMode::Bits32, 0);
+    set_gate(&mut s, 0x80, gate(CODE0, 0x1234, 0x8e, 0));
+    s.ctx.segs.get_mut(Seg::Ss).limit = 0xff;
+    let full = Exception::with_error(vector::SS, 0);
+    assert_eq!(s.run(&INT80, &at_stack(&[])).0, Need::Fault(full));
 }
 
 #[test]

@@ -73,7 +73,11 @@ fn jobs_end(seed: u64, count: u32) {
             let reason = reason[rng.below(3) as usize];
             let selector = rng.next() as u16;
             Ok(Job::task_switch(
-                TaskSwitch { selector, reason },
+                TaskSwitch {
+                    selector,
+                    reason,
+                    insn_len: 2,
+                },
                 Some(5),
                 &regs,
                 &ctx,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Task switches.
 use super::*;
+use crate::model::emu::job::tests::MMIO;
+use crate::model::exception::Exception;
 
 /// The second task's TSS and its descriptor.
 const TSS2: u64 = BASE + 0x2200;
@@ -41,7 +43,16 @@ fn two_tasks(wide: bool) -> System {
 fn switch(s: &mut System, reason: TaskReason, error: Option<u16>) -> (Need, Regs) {
     let selector = TASK2;
     let regs = at_stack(&[(RAX, 7), (RBX, 8)]);
-    let mut job = Job::task_switch(TaskSwitch { selector, reason }, error, &regs, &s.ctx);
+    let mut job = Job::task_switch(
+        TaskSwitch {
+            selector,
+            reason,
+            insn_len: 2,
+        },
+        error,
+        &regs,
+        &s.ctx,
+    );
     s.loads.clear();
     let mut answer = Answer::Start;
     for _ in 0..1000 {
@@ -69,7 +80,7 @@ fn tasks_are_saved_and_loaded() {
     );
     assert_eq!((regs.get(RSP), regs.rflags & NT), (STACK, 0));
     // The old task
-    assert_eq!(s.words(TSS + 0x20, 4), [0x1000, 2, 7]);
+    assert_eq!(s.words(TSS + 0x20, 4), [0x1002, 2, 7]);
     assert_eq!(s.m.read(TSS + 0x48 + 4, 4), CODE0.into());
     assert!(!busy(&s, TASK) && busy(&s, TASK2));
     assert_eq!(s.table(Table::Tss).selector, TASK2);
@@ -142,6 +153,54 @@ fn local_breakpoints_end_with_their_task() {
         assert_eq!(s.m.trace.iter().find(moves), None);
         assert!(s.m.trace.contains(&Need::EndLocalBreakpoints));
     }
+}
+
+/// A TSS that is not there faults at the instruction, before anything is changed.
+#[test]
+fn both_segments_are_looked_at_first() {
+    const NOWHERE: u64 = MMIO + 0x1000;
+    for reason in [TaskReason::Jmp, TaskReason::Call] {
+        let mut s = two_tasks(true);
+        s.set(GDT + u64::from(TASK2), 8, descriptor(NOWHERE, 0x67, 0x89));
+        let (end, regs) = switch(&mut s, reason, None);
+        assert_eq!(end, Need::Fault(Exception::page_fault(0, NOWHERE)));
+        assert_eq!(regs.rip, 0x1000);
+        assert!(busy(&s, TASK) && !busy(&s, TASK2));
+        let mut s = two_tasks(true);
+        s.table(Table::Tss).base = NOWHERE;
+        let (end, regs) = switch(&mut s, reason, None);
+        assert_eq!(end, Need::Fault(Exception::page_fault(2, NOWHERE + 0x20)));
+        assert_eq!(regs.rip, 0x1000);
+        assert!(busy(&s, TASK) && !busy(&s, TASK2));
+        // Its second page
+        let mut s = two_tasks(true);
+        let at = NOWHERE - 0x30;
+        s.set(GDT + u64::from(TASK2), 8, descriptor(at, 0x67, 0x89));
+        let (end, _) = switch(&mut s, reason, None);
+        assert_eq!(end, Need::Fault(Exception::page_fault(0, NOWHERE)));
+        assert!(busy(&s, TASK) && !busy(&s, TASK2));
+    }
+}
+
+#[test]
+fn a_switch_that_has_begun_ends() {
+    let mut s = two_tasks(true);
+    // Not accessed yet: the CPU marks it, and loses against another one.
+    s.set(GDT + u64::from(CODE0) + 5, 1, 0x9a);
+    s.m.lose = 100;
+    let (end, regs) = switch(&mut s, TaskReason::Jmp, None);
+    assert!(matches!(end, Need::Done(d) if !d.repeat), "{end:?}");
+    assert_eq!(regs.rip, 0x1100);
+}
+
+#[test]
+fn returning_to_a_task_ends_the_blocking_of_nmis() {
+    let mut s = two_tasks(true);
+    s.set(GDT + u64::from(TASK2) + 5, 1, 0x8b);
+    let (end, _) = switch(&mut s, TaskReason::Iret, None);
+    assert!(matches!(end, Need::Done(d) if d.iret), "{end:?}");
+    let (end, _) = switch(&mut two_tasks(true), TaskReason::Jmp, None);
+    assert!(matches!(end, Need::Done(d) if !d.iret), "{end:?}");
 }
 
 #[test]

@@ -335,4 +335,6 @@ pub struct TaskSwitch {
     pub selector: u16,
     /// Why.
     pub reason: TaskReason,
+    /// Length of the instruction that asks for it: the old task goes on behind that, but a fault before the switch is at it.
+    pub insn_len: u8,
 }

@@ -5,7 +5,7 @@
 use super::alu;
 use super::arg::Arg;
 use super::cx::Cx;
-use super::insn::Kind;
+use super::insn::{Encoding, Kind};
 use super::job::{Flow, Run, Stop};
 use super::{data, far, flow, int, misc, seg, string, syscall, system, task, vec};
 use crate::model::regs::{has, rflags, RAX, RBX, RCX, RDX};
@@ -13,6 +13,10 @@ use crate::model::regs::{has, rflags, RAX, RBX, RCX, RDX};
 /// Runs the instruction as far as the log of `cx` goes.
 pub(super) fn run(cx: &mut Cx<'_>) -> Run<Flow> {
     let [a, b, c] = cx.insn.desc.args;
+    if cx.insn.encoding != Encoding::Legacy && !cx.protected() {
+        // VEX, EVEX and XOP are for protected mode.
+        return Err(Cx::ud());
+    }
     match cx.insn.kind() {
         Kind::Ins | Kind::Outs | Kind::Movs | Kind::Cmps | Kind::Stos | Kind::Lods | Kind::Scas => {
             return string::run(cx);

@@ -10,7 +10,7 @@ use crate::model::regs::{Seg, Segment, RSP};
 
 impl Cx<'_> {
     fn stack_mask(&self) -> u64 {
-        alu::mask(self.ctx.stack_bytes(self.regs.rflags))
+        alu::mask(self.ctx.stack_bytes())
     }
 
     /// Changes the stack pointer as far as the stack is wide.

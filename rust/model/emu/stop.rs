@@ -93,6 +93,7 @@ impl Stop {
             TASK_SWITCH => Why::TaskSwitch(TaskSwitch {
                 selector: high as u16,
                 reason: TaskReason::from_code(low),
+                insn_len: 0,
             }),
             _ => Why::Unhandled,
         }
@@ -121,7 +122,14 @@ mod tests {
         for reason in [Call, Iret, Jmp, Gate] {
             for selector in [0, 8, 0xffff] {
                 let stop = Stop::task_switch(selector, reason);
-                assert_eq!(stop.why(), Why::TaskSwitch(TaskSwitch { selector, reason }));
+                assert_eq!(
+                    stop.why(),
+                    Why::TaskSwitch(TaskSwitch {
+                        selector,
+                        reason,
+                        insn_len: 0
+                    })
+                );
                 assert!(!stop.is_fault());
             }
         }

@@ -121,9 +121,9 @@ fn step(cx: &mut Cx<'_>, n: u8, size: u8, count: u64) {
 }
 
 /// How many of `left` elements, upwards from `at` at `offset` in its segment, can go in one batch: those within
-/// the page and, conservatively, the segment. One if the direction is downwards.
+/// the page and, conservatively, the segment. One if the direction is downwards, or each is to be trapped.
 fn batch(cx: &Cx<'_>, seg: Seg, offset: u64, at: u64, size: u8, write: bool, left: u64) -> u64 {
-    if cx.regs.rflags & rflags::DF != 0 {
+    if cx.regs.rflags & (rflags::DF | rflags::TF) != 0 {
         return 1;
     }
     let shift = u32::from(size).trailing_zeros();

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Task switches (Intel SDM volume 3, "Task Switching"), with 32-bit and 16-bit task-state segments.
 //!
-//! Stages, each a run of its own: the old task is saved, the new one's registers are loaded, then its segments, then its
-//! debug state. A fault from the third on is the new task's.
+//! Stages, each a run of its own: both TSSs are looked at, the old task is saved, the new one's registers are loaded, then its
+//! segments, then its debug state. Faults come in the first, where nothing is changed yet, or from the fourth on: those are the new task's.
 #![forbid(unsafe_code)]
 
 use super::alu;
-use super::cx::Cx;
+use super::cx::{to_page_end, Cx};
 use super::desc::{is_null, null, system, Descriptor, Found};
 use super::far::set_stack;
 use super::job::{AccessAs, Flow, Need, Run, Stop, Table, TaskReason};
@@ -22,6 +22,7 @@ pub(super) struct Order {
     pub(super) selector: u16,
     pub(super) reason: TaskReason,
     pub(super) error: Option<u16>,
+    pub(super) insn_len: u8,
 }
 
 /// In the order of the registers' numbers in the TSS.
@@ -63,9 +64,10 @@ const fn layout(kind: u8) -> Layout {
 pub(super) fn run(cx: &mut Cx<'_>) -> Run<Flow> {
     let order = cx.insn.task_order().ok_or(Stop::UNHANDLED)?;
     match cx.phase {
-        0 => save(cx, order).map(|()| Flow::Phase),
-        1 => restore(cx, order).map(|()| Flow::Phase),
-        2 => load_segments(cx, order).map(|()| Flow::Phase),
+        0 => check(cx, order).map(|()| Flow::Phase),
+        1 => save(cx, order).map(|()| Flow::Phase),
+        2 => restore(cx, order).map(|()| Flow::Phase),
+        3 => load_segments(cx, order).map(|()| Flow::Phase),
         _ => debug_state(cx).map(|()| Flow::Next),
     }
 }
@@ -78,7 +80,7 @@ fn new_tss(cx: &mut Cx<'_>, order: Order) -> Run<Found> {
         return Err(fault);
     }
     let found = cx.look_up(order.selector)?.ok_or(fault)?;
-    // A task that is returned to is busy, any other must not be. The first stage has marked it already.
+    // A task that is returned to is busy, any other must not be. The second stage marks it.
     let kind = found.desc.system().map(|kind| kind & !2);
     let busy = found.desc.attr().kind() & 2 != 0;
     let fits = matches!(kind, Some(system::TSS | system::TSS16));
@@ -91,6 +93,42 @@ fn new_tss(cx: &mut Cx<'_>, order: Order) -> Run<Found> {
         return Err(fault);
     }
     Ok(found)
+}
+
+/// What may fault in the first three stages does so here.
+fn check(cx: &mut Cx<'_>, order: Order) -> Run<()> {
+    let found = new_tss(cx, order)?;
+    let old = cx.table(Table::Tss)?;
+    let l = layout(old.attr.kind());
+    let saved = (l.segs as u64).wrapping_add(10).wrapping_mul(l.size.into());
+    check_system(cx, cx.system_address(old.base, l.ip), saved, true)?;
+    let new = found.desc.base();
+    let last = layout(found.desc.attr().kind()).last;
+    check_system(cx, new, u64::from(last).wrapping_add(1), false)?;
+    if matches!(order.reason, TaskReason::Call | TaskReason::Gate) {
+        check_system(cx, new, 2, true)?;
+    }
+    Ok(())
+}
+
+/// The CPU can access so many bytes (less than a page) by itself.
+fn check_system(cx: &mut Cx<'_>, at: u64, bytes: u64, write: bool) -> Run<()> {
+    let first = to_page_end(at).min(bytes);
+    let rest = bytes.wrapping_sub(first);
+    cx.access(AccessAs::System, |cx| {
+        let mut ask = |at, len: u64| {
+            cx.ask(Need::Check {
+                at,
+                len: len as u16,
+                write,
+            })
+        };
+        ask(at, first)?;
+        if rest != 0 {
+            ask(at.wrapping_add(first) & 0xffff_ffff, rest)?;
+        }
+        Ok(())
+    })
 }
 
 /// Saves the old task and moves the busy mark.
@@ -109,7 +147,8 @@ fn save(cx: &mut Cx<'_>, order: Order) -> Run<()> {
     } else {
         cx.mark(&found, 2, 0)?;
     }
-    let (ip, flags, regs) = (cx.regs.rip, cx.regs.rflags, cx.regs);
+    let ip = cx.insn.next_rip(cx.regs.rip);
+    let (flags, regs) = (cx.regs.rflags, cx.regs);
     let selectors = SEGS.map(|seg| u64::from(cx.ctx.segs.get(seg).selector));
     let values = [ip, flags]
         .into_iter()

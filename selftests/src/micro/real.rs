@@ -13,6 +13,7 @@ use libc::{EEXIST, EINVAL, EMFILE};
 
 pub const TESTS: &[Test] = &[
     Test::new("micro/real_big_segments", big_segments),
+    Test::new("micro/real_code_of_32_bits", code_of_32_bits),
     Test::new("micro/real_segments_in_protected_mode", between),
     Test::new("micro/real_interrupts", interrupts),
     Test::new("micro/real_end_of_code", end_of_code),
@@ -31,6 +32,31 @@ fn with_gdt(g: &Guest) {
         .write(GDT as usize, &long.mem.read(GDT as usize, 4096));
     g.mem.wr(0x600usize, 0x3fu16);
     g.mem.wr(0x602usize, GDT as u32);
+}
+
+/// CS.D is what it was in protected mode, until a far jump from there: also to whoever decodes an access to a device.
+fn code_of_32_bits() {
+    let g = Guest::new(Mode::Real);
+    // mov eax, [0x10]; hlt
+    g.mem
+        .write(CODE as usize, &[0xa1, 0x10, 0, 0, 0, 0xf4, 0xf4, 0xf4]);
+    let mut s = g.cpu.sregs();
+    s.cs.db = 1;
+    s.ds.base = MMIO;
+    g.cpu.set_sregs(&s);
+    match g.cpu.run() {
+        Exit::Mmio {
+            addr,
+            len: 4,
+            write: false,
+            ..
+        } => eq!(addr, MMIO + 0x10),
+        e => panic!("expected a device access, got {e:x?}{}", g.describe()),
+    }
+    g.cpu.answer(&[1, 2, 3, 4]);
+    eq!(g.cpu.run(), Exit::Hlt);
+    let r = g.cpu.regs();
+    eq!((r.rax, r.rip), (0x0403_0201, CODE + 6));
 }
 
 /// Segments of 4 GiB in real mode, left there by a visit to protected mode.

@@ -117,6 +117,7 @@ impl<'a> Input<'a> {
                 let switch = TaskSwitch {
                     selector: self.take(),
                     reason: reason[usize::from(kind >> 5 & 3)],
+                    insn_len: kind & 3,
                 };
                 Work::TaskSwitch(switch, with.then(|| self.take()))
             }

@@ -24,10 +24,10 @@ fuzz_target!(|data: &[u8]| {
     let bytes = input.instruction();
     let ctx = input.context();
     let regs = input.registers();
-    decoders_agree(&bytes, ctx.mode(regs.rflags));
+    decoders_agree(&bytes, ctx.mode());
     let mut job = Job::idle();
     match input.work() {
-        Work::Insn => match decode(&bytes, ctx.mode(regs.rflags)) {
+        Work::Insn => match decode(&bytes, ctx.mode()) {
             Ok(insn) => job.begin(&insn, &regs, &ctx),
             Err(_) => return,
         },
