@@ -6,7 +6,7 @@ use kernel::prelude::*;
 
 use super::asid::{CpuAsids, Tlb};
 use super::exit::code;
-use super::hw::{Hw, Resident};
+use super::hw::{Hw, Injecting, Resident};
 use super::insn::{self, HostSave};
 use super::ledger;
 use super::shared::{Shared, SHARED};
@@ -207,7 +207,7 @@ impl Backend for Svm {
         }
         v.ran(cached && entered);
         if entered {
-            hw.injecting = 0;
+            hw.injecting = Injecting::Nothing;
         }
         hw.end_step(step, &mut switch.regs);
         if exit == code::INVALID && flush != Tlb::Keep {

@@ -3,15 +3,19 @@
 //! (AMD APM volume 2, "Event Injection", "Interrupt and Exception Delivery", "NMI Support").
 #![deny(unsafe_code)]
 
-use super::hw::{Hw, Soft};
+use core::num::NonZeroU16;
+
+use super::hw::{Hw, Injecting, Soft};
 use super::vmcb::{event, intercept, vintr};
 use crate::hv::backend::Inject;
 use crate::model::cr::cr0;
 use crate::model::event::{vector as exception, Kind, Vectoring};
 use crate::model::regs::Regs;
 
-/// What tells one event from another.
-const EVENT: u64 = event::TYPE | event::VECTOR;
+/// What tells one event from another; None for vector 0 as an interrupt, which no instruction raises.
+fn told(info: u64) -> Option<NonZeroU16> {
+    NonZeroU16::new((info & (event::TYPE | event::VECTOR)) as u16)
+}
 
 impl Hw {
     /// The next entry delivers `what`. If an instruction raised it, RIP goes behind that, for not every CPU pushes the next RIP.
@@ -36,7 +40,10 @@ impl Hw {
                 event::NMI | 2
             }
         };
-        self.injecting = event::VALID | v;
+        self.injecting = match what {
+            Inject::Nmi => Injecting::Nmi,
+            _ => Injecting::Other,
+        };
         self.vmcb().set_event_inj(event::VALID | v);
         let len = match what {
             Inject::Exception(e) if matches!(e.vector, exception::BP | exception::OF) => e.insn_len,
@@ -46,10 +53,10 @@ impl Hw {
                 return;
             }
         };
-        self.soft = Some(Soft {
+        self.soft = told(v).map(|event| Soft {
             rip: regs.rip,
             len,
-            event: v & EVENT,
+            event,
         });
         regs.rip = regs.rip.wrapping_add(len.into());
         // What a CPU pushes that does know the next RIP ("Event Injection").
@@ -59,14 +66,12 @@ impl Hw {
     /// It does not after all.
     pub(super) fn cancel_injection(&mut self, regs: &mut Regs) {
         // An entry that is refused may clear it in the control block.
-        let info = core::mem::take(&mut self.injecting);
-        if info == 0 {
-            return;
+        match core::mem::replace(&mut self.injecting, Injecting::Nothing) {
+            Injecting::Nothing => return,
+            Injecting::Nmi => self.set_nmi_masked(false),
+            Injecting::Other => {}
         }
         self.vmcb().set_event_inj(0);
-        if info & event::TYPE == event::NMI {
-            self.set_nmi_masked(false);
-        }
         if let Some(soft) = self.soft.take() {
             regs.rip = soft.rip;
         }
@@ -115,7 +120,7 @@ impl Hw {
     /// The event injected last, if that is what `info` tells of, with the guest still at the instruction that raised it.
     pub(super) fn injected_soft(&self, rip: u64, info: u64) -> Option<Soft> {
         self.soft
-            .filter(|s| s.rip == rip && s.event == info & EVENT)
+            .filter(|s| s.rip == rip && Some(s.event) == told(info))
     }
 
     /// The event whose delivery an exit cut short, as the control block tells it in `info`. RIP goes back to the instruction that raised it.

@@ -2,6 +2,8 @@
 //! A vCPU's hardware state: the VMCB as a register file, and what else goes with it.
 #![deny(unsafe_code)]
 
+use core::num::NonZeroU16;
+
 use kernel::prelude::*;
 
 use super::asid::VcpuAsid;
@@ -38,8 +40,8 @@ pub(crate) struct Hw {
     pub(super) stepping: bool,
     /// What came of the last run in which `stepping` was set.
     pub(super) stepped: Stepped,
-    /// What the next entry injects, as in the control block; 0: nothing.
-    pub(super) injecting: u64,
+    /// What the next entry injects.
+    pub(super) injecting: Injecting,
     /// The event injected last, if it was one that instructions raise.
     pub(super) soft: Option<Soft>,
     /// These MSRs as the guest knows them; the CPU has 32 bits of each.
@@ -70,7 +72,15 @@ pub(super) struct Soft {
     /// Its length; 0 if RIP is not at such an instruction.
     pub(super) len: u8,
     /// Type and vector, as in the control block.
-    pub(super) event: u64,
+    pub(super) event: NonZeroU16,
+}
+
+/// What an entry injects.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Injecting {
+    Nothing,
+    Nmi,
+    Other,
 }
 
 /// What context switches touch.
@@ -126,7 +136,7 @@ impl Hw {
             iret_rip: None,
             stepping: false,
             stepped: Stepped::default(),
-            injecting: 0,
+            injecting: Injecting::Nothing,
             soft: None,
             sysenter_esp: 0,
             sysenter_eip: 0,
