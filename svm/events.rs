@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Events of a guest in its VMCB: injecting them, waiting until it can take one, and what an exit cut short
-//! (AMD APM volume 2, "Event Injection", "Interrupt and Exception Delivery", "NMI Support").
+//! Events of a guest in its VMCB: injecting them (AMD APM volume 2, "Event Injection"), waiting until it can take one, and what an exit
+//! cut short.
 #![deny(unsafe_code)]
 
 use core::num::NonZeroU16;

@@ -407,6 +407,8 @@ impl<B: Backend> Loaded<'_, B> {
             B::set_shadow(&mut self.state.hw, shadow);
         }
         let kind = self.state.job.insn().kind();
+        // The TF that they load is not the debugger's.
+        let loads_tf = matches!(kind, Kind::Syscall | Kind::Sysret);
         if kind == Kind::Deliver && !done.repeat {
             self.state.events.complete(None);
         }
@@ -421,7 +423,7 @@ impl<B: Backend> Loaded<'_, B> {
             self.raise(Exception::debug(dr6::BT));
         } else if held {
             B::hold_step(&mut self.state.hw);
-        } else if done.trap || kind == Kind::Syscall && self.state.debug.steps() {
+        } else if done.trap || loads_tf && self.state.debug.steps() {
             self.raise(Exception::debug(dr6::BS));
         }
         Flow::Resume

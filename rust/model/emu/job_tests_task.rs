@@ -55,7 +55,7 @@ fn switch(s: &mut System, reason: TaskReason, error: Option<u16>) -> (Need, Regs
     );
     s.loads.clear();
     let mut answer = Answer::Start;
-    for _ in 0..1000 {
+    for _ in 0..10_000 {
         let need = job.step(answer);
         if matches!(need, Need::Done(_) | Need::Fault(_) | Need::Unhandled) {
             return (need, *job.regs());
@@ -191,6 +191,10 @@ fn a_switch_that_has_begun_ends() {
     let (end, regs) = switch(&mut s, TaskReason::Jmp, None);
     assert!(matches!(end, Need::Done(d) if !d.repeat), "{end:?}");
     assert_eq!(regs.rip, 0x1100);
+    // It gives up at last.
+    let mut s = two_tasks(true);
+    s.m.lose = u8::MAX;
+    assert_eq!(switch(&mut s, TaskReason::Jmp, None).0, Need::Unhandled);
 }
 
 #[test]
