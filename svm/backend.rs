@@ -14,7 +14,7 @@ use super::vmcb::{event, intercept, vintr, VmcbSeg};
 use crate::hv::backend::{Backend, Flow, Inject, Shadow, SysSeg, Table};
 use crate::hv::exits;
 use crate::hv::guest_mem::MAX_INSN;
-use crate::hv::vcpu::Loaded;
+use crate::hv::vcpu::{Loaded, VcpuState};
 use crate::mmu::npt::{Npt, NptConfig};
 use crate::mmu::slots::{FLAG_LOG_DIRTY, FLAG_READONLY};
 use crate::mmu::step::Step;
@@ -35,6 +35,10 @@ use crate::sys::virt::CpuVirt;
 
 /// The AMD backend.
 pub(crate) struct Svm;
+
+// kmalloc's next size is twice that. (VMX's is above it either way.)
+#[cfg(not(lodge_ledger))]
+const _: () = assert!(size_of::<VcpuState<Svm>>() <= 1024);
 
 impl CpuVirt for Svm {
     const INTEL: bool = false;

@@ -306,7 +306,7 @@ fn stepped(cx: &mut Cx<'_>) {
         status,
         guest_steps,
     } = hw.stepped;
-    if let Some(payload) = besides_step(status, hw.vmcb().dr7(), guest_steps) {
+    if let Some(payload) = besides_step(status.into(), hw.vmcb().dr7(), guest_steps) {
         cx.raise(Exception::debug(payload));
     }
     // A #DB clears DR7.GD.

@@ -58,8 +58,8 @@ pub(super) struct Own {
 /// What came of a run that was to make our single step.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Stepped {
-    /// DR6, which was [`dr6::RESET`] before.
-    pub(super) status: u64,
+    /// DR6, whose upper half is always clear; it was [`dr6::RESET`] before.
+    pub(super) status: u32,
     /// The guest had set TF itself.
     pub(super) guest_steps: bool,
 }
@@ -192,7 +192,7 @@ impl Hw {
         let status = v.dr6() | if executed { dr6::BS } else { 0 };
         v.set_dr6(own.status);
         self.stepped = Stepped {
-            status,
+            status: status as u32,
             guest_steps: own.tf != 0,
         };
         // It has loaded TF, too. Whatever else was executed leaves ours.

@@ -27,16 +27,17 @@ pub(crate) const VALID: u32 = uapi::KVM_GUESTDBG_ENABLE
 ///
 /// While single steps are on, RFLAGS.TF in [`Switch`](crate::sys::switch::Switch) is the host's, as it is in the hardware: a handler that the
 /// guest enters runs without it until its IRET. User space does not see it.
+/// The upper halves of DR6 and DR7 are always clear, and not kept.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct GuestDebug {
     control: u32,
     /// The breakpoints' addresses, in place of the guest's.
     dr: [u64; 4],
-    dr7: u64,
+    dr7: u32,
     /// Where the guest was when single steps were asked for.
     step_rip: u64,
     /// DR6 of a #DB that ends the run.
-    stop: Option<u64>,
+    stop: Option<u32>,
 }
 
 impl GuestDebug {
@@ -66,7 +67,8 @@ impl GuestDebug {
 
     /// DR0 to DR3 and DR7 that are in effect instead of the guest's.
     pub(crate) fn breakpoints(&self) -> Option<([u64; 4], u64)> {
-        self.has(HW_BREAKPOINTS).then_some((self.dr, self.dr7))
+        self.has(HW_BREAKPOINTS)
+            .then_some((self.dr, self.dr7.into()))
     }
 }
 
@@ -143,7 +145,7 @@ impl<B: Backend> Loaded<'_, B> {
             control,
             dr: [dr0, dr1, dr2, dr3],
             // Bits that DR7 cannot have would keep the guest from being entered.
-            dr7: dr7 & cr::dr7::VOLATILE | cr::dr7::FIXED_1,
+            dr7: (dr7 & cr::dr7::VOLATILE | cr::dr7::FIXED_1) as u32,
             step_rip,
             stop: None,
         };
@@ -184,7 +186,7 @@ impl<B: Backend> Loaded<'_, B> {
             HW_BREAKPOINTS | STEP
         };
         if d.has(mine) {
-            d.stop = Some(payload | dr6::RESET);
+            d.stop = Some((payload | dr6::RESET) as u32);
             return true;
         }
         false
@@ -215,7 +217,7 @@ impl<B: Backend> Loaded<'_, B> {
         };
         let pc = self.linear_rip();
         let dr7 = self.state.effective_dr7();
-        self.run.debug(vector::DB, pc, Some((dr6, dr7)));
+        self.run.debug(vector::DB, pc, Some((dr6.into(), dr7)));
         true
     }
 }
