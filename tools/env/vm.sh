@@ -92,7 +92,10 @@ run_qemu() {
         in_root qemu-system-x86_64 "${args[@]}" -chardev stdio,mux=on,signal=off,id=tty -serial chardev:tty -mon tty \
             2> >(grep -v "$NOISE" >&2)
     else
-        in_root timeout -k 5 "$limit" qemu-system-x86_64 "${args[@]}" -serial stdio </dev/null \
+        rm -f "$run"/monitor.*
+        mkfifo "$run/monitor.in" "$run/monitor.out"
+        in_root timeout -k 5 "$limit" qemu-system-x86_64 "${args[@]}" -serial stdio \
+            -chardev "pipe,id=monitor,path=$dir/monitor" -mon chardev=monitor </dev/null \
             2> >(grep -v "$NOISE" >&2)
     fi
 }
@@ -141,26 +144,47 @@ if [ -n "$interactive" ]; then
 fi
 # booted: the VM got to its init.
 booted() { grep -q '^LODGE-BOOT' "$run/console" 2>/dev/null; }
-# watch_boot: ends a QEMU whose kernel hangs before that.
-watch_boot() {
-    local left=60
-    if [ "$KERNEL" = debug ]; then left=240; fi
-    while ! booted; do
-        left=$((left - 1))
-        if [ "$left" = 0 ]; then pkill -f -- "-initrd $dir/initrd" || true; fi
+# look WHY: what all CPUs of a QEMU that is stuck are doing, for the log. The first gate of the IDT tells where the kernel lies:
+# its code is asm_exc_divide_error.
+look() {
+    [ -p "$run/monitor.in" ] || return 0
+    say "$1; the state of its CPUs:"
+    local regs stacks
+    regs=$(ask 'info registers -a' 'x/2gx 0xfffffe0000000000' | grep -v '^XMM')
+    mapfile -t stacks < <(sed -n 's,^.*RSP=,x/24gx 0x,p' <<<"$regs")
+    printf '%s\n' "$regs"
+    ask "${stacks[@]}"
+}
+# ask COMMAND...: what QEMU's monitor answers.
+ask() {
+    (timeout 5 sh -c 'printf "%s\n" "$@" >"$0"' "$run/monitor.in" "$@" || true) &
+    (timeout 2 cat "$run/monitor.out" || true) | tr -d '\r' | grep -aE '^(CPU#|[A-Z0-9]{2,3} ?=|[0-9a-f]{16}: )'
+}
+# watch: ends a QEMU whose kernel hangs before its init, and looks at one that is about to run out of time.
+watch() {
+    local boot=$((SECONDS + 120)) end=$((SECONDS + limit - 10))
+    if [ "$KERNEL" = debug ]; then boot=$((boot + 360)); fi
+    until booted; do
+        if [ "$SECONDS" -ge "$boot" ]; then
+            look "the VM does not boot" 2>&1 | tee -a "$run/console"
+            pkill -f -- "-initrd $dir/initrd" || true
+            return
+        fi
         sleep 2
     done
+    while [ "$SECONDS" -lt "$end" ]; do sleep 2; done
+    look "the VM is running out of time" 2>&1 | tee -a "$run/console"
 }
 
 began=$(date +%s)
 # Now and then TCG gets a booting kernel wrong: an oops or a hang in code that another CPU is patching, before anything of ours
 # is loaded. That is tried again, once.
 for attempt in first last; do
-    watch='' && : >"$run/console"
-    if [ -z "$model" ]; then watch_boot & watch=$!; fi
+    watcher='' && : >"$run/console"
+    if [ -z "$model" ]; then watch & watcher=$!; fi
     # The copy is this run's own until it is complete: others may run at the same time.
-    run_emulator 2>&1 | sed -u 's/\r*$//' | tee "$run/console" || true
-    if [ -n "$watch" ]; then kill "$watch" 2>/dev/null || true; fi
+    run_emulator 2>&1 | sed -u 's/\r*$//' | tee -a "$run/console" || true
+    if [ -n "$watcher" ]; then kill "$watcher" 2>/dev/null || true; fi
     if [ -n "$model" ] || [ "$attempt" = last ] || booted; then break; fi
     say "the kernel of the $vendor VM did not get to its init; once more"
 done
