@@ -158,12 +158,13 @@ look() {
 # ask COMMAND...: what QEMU's monitor answers.
 ask() {
     (timeout 5 sh -c 'printf "%s\n" "$@" >"$0"' "$run/monitor.in" "$@" || true) &
-    (timeout 2 cat "$run/monitor.out" || true) | tr -d '\r' | grep -aE '^(CPU#|[A-Z0-9]{2,3} ?=|[0-9a-f]{16}: )'
+    (timeout 2 cat "$run/monitor.out" || true) | tr -d '\r' | grep -aE '^(CPU#|[A-Z0-9]{2,3} ?=|[0-9a-f]{16}: )' || true
 }
 # watch: ends a QEMU whose kernel hangs before its init, and looks at one that is about to run out of time.
 watch() {
     local boot=$((SECONDS + 120)) end=$((SECONDS + limit - 10))
     if [ "$KERNEL" = debug ]; then boot=$((boot + 360)); fi
+    if [ "$boot" -gt "$end" ]; then boot=$end; fi
     until booted; do
         if [ "$SECONDS" -ge "$boot" ]; then
             look "the VM does not boot" 2>&1 | tee -a "$run/console"
@@ -176,11 +177,11 @@ watch() {
     look "the VM is running out of time" 2>&1 | tee -a "$run/console"
 }
 
-began=$(date +%s)
 # Now and then TCG gets a booting kernel wrong: an oops or a hang in code that another CPU is patching, before anything of ours
 # is loaded. That is tried again, once.
 for attempt in first last; do
-    watcher='' && : >"$run/console"
+    watcher='' began=$SECONDS
+    : >"$run/console"
     if [ -z "$model" ]; then watch & watcher=$!; fi
     # The copy is this run's own until it is complete: others may run at the same time.
     run_emulator 2>&1 | sed -u 's/\r*$//' | tee -a "$run/console" || true
@@ -188,7 +189,7 @@ for attempt in first last; do
     if [ -n "$model" ] || [ "$attempt" = last ] || booted; then break; fi
     say "the kernel of the $vendor VM did not get to its init; once more"
 done
-took=$(($(date +%s) - began))
+took=$((SECONDS - began))
 status=$(sed -n 's/^LODGE-EXIT: \([0-9]*\)$/\1/p' "$run/console" | tail -n 1)
 mv "$run/console" "$log"
 if [ -n "$expect" ] && [ -z "$status" ] && [ "$took" -lt "$limit" ]; then

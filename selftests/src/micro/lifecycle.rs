@@ -161,7 +161,8 @@ pub fn end_machine(args: &[String]) -> ExitCode {
         [way @ ("kexec" | "crash-kexec"), kernel, initrd] => sys::kexec_load(
             kernel,
             initrd,
-            "console=ttyS0 panic=-1 quiet cryptomgr.notests reboot=t",
+            // It shows how far it gets.
+            "console=ttyS0 earlyprintk=ttyS0 panic=-1 cryptomgr.notests reboot=t",
             way == "crash-kexec",
         ),
         _ => Err(libc::EINVAL),
