@@ -69,8 +69,9 @@ set -- $(printf '%s\n' base $parts | awk '!seen[$0]++')
 (cd "$LODGE_PARTS" && cat "$@") >"$run/initrd"
 in_root sh -c 'cd "$1/tree" && find . -mindepth 1 | cpio --quiet -o -H newc -R 0:0' sh "$dir" >>"$run/initrd"
 
-# The crypto self-tests would go on beside the tests for seconds.
-cmdline="console=ttyS0 panic=-1 oops=panic quiet loglevel=3 cryptomgr.notests log_buf_len=1M $append"
+# The crypto self-tests would go on beside the tests for seconds. Linux 7.3's watchdog of the time-stamp counter can stop a kernel
+# that boots (doc/errata.md).
+cmdline="console=ttyS0 panic=-1 oops=panic quiet loglevel=3 cryptomgr.notests tsc=nowatchdog log_buf_len=1M $append"
 
 # What the CPU model has and TCG does not: known, and not a problem.
 NOISE="TCG doesn't support requested feature"
@@ -177,8 +178,7 @@ watch() {
     look "the VM is running out of time" 2>&1 | tee -a "$run/console"
 }
 
-# Now and then TCG gets a booting kernel wrong: an oops or a hang in code that another CPU is patching, before anything of ours
-# is loaded. That is tried again, once.
+# Now and then TCG gets a booting kernel wrong (doc/errata.md), before anything of ours is loaded. That is tried again, once.
 for attempt in first last; do
     watcher='' began=$SECONDS
     : >"$run/console"
