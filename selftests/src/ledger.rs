@@ -32,6 +32,7 @@ pub const TESTS: &[Test] = &[
     test("ledger/kick_seen_by_guest", kick_seen)
         .cpus(2)
         .secs(60),
+    test("ledger/missing_seen_by_guest", missing_seen),
     test("ledger/demand", || proves(DEMAND, thrown_away)),
     test("ledger/given_up", || proves(GIVEN_UP, entry_given_up)),
     test("ledger/flush_asid", flush_asid),
@@ -424,4 +425,75 @@ fn kick_seen() {
         "in {n} rounds, no write was lost though nobody drove the guest out"
     );
     harness::say(&format!("a write was lost in {lost} of {n} rounds"));
+}
+
+/// True: a guest reads a page in whose place there is another one.
+fn reads_replaced(entry_given_up: bool) -> bool {
+    let (g, m) = poker(0, false);
+    m.wr(PAGE as usize, 9u32);
+    stopped(&g);
+    let page = PAGE as usize;
+    // It stays what it is, elsewhere.
+    eq!(m.remap(0, 2 * page, page), Ok(0));
+    eq!(m.remap(page, 0, page), Ok(0));
+    if entry_given_up {
+        g.cpu.run_signalled();
+    }
+    stopped(&g);
+    let read = g.cpu.regs().rax as u32;
+    check!(read == 7 || read == 9, "the guest read {read:#x}");
+    read == 7
+}
+
+/// True: a guest's write is not in the log.
+fn write_lost() -> bool {
+    let (g, _m) = poker(KVM_MEM_LOG_DIRTY_PAGES, true);
+    stopped(&g);
+    eq!(g.vm.dirty_pages(1, 4), Ok(vec![0]));
+    stopped(&g);
+    g.vm.dirty_pages(1, 4) == Ok(vec![])
+}
+
+/// True: a guest reads memory that it does not have any more.
+fn reads_deleted() -> bool {
+    let (g, m) = poker(0, false);
+    stopped(&g);
+    eq!(g.vm.region(1, 0, SLOT, 0, m.addr()), Ok(0));
+    matches!(g.cpu.run(), Exit::Io { port: 0x10, .. })
+}
+
+/// On an emulator that keeps translations across world switches (`VENDOR=tagged-tlb`), a guest shows by itself that a flush is missing,
+/// and with the whole module that none is.
+fn missing_seen() {
+    crate::must!(sys::pin(0, 0));
+    drop(leave_out(0));
+    let Some(_off) = Setting::new(LEDGER, 0) else {
+        harness::skip("no parameter `ledger`")
+    };
+    let mut steps: Vec<(u32, fn() -> bool)> = vec![
+        (ZAPPED, || reads_replaced(false)),
+        (ZAPPED, reads_deleted),
+        (WRITE_PROTECTED, write_lost),
+        (DEMAND, || reads_replaced(false)),
+        (GIVEN_UP, || reads_replaced(true)),
+    ];
+    // Without INVEPT there is INVVPID still, after which Bochs has nothing left: it keeps no guest-physical translations.
+    if !intel() {
+        steps.push((FLUSH_ASID, || reads_replaced(false)));
+    }
+    let mut seen = vec![];
+    for (step, stale) in steps {
+        check!(!stale(), "stale by step {step}, though nothing is left out");
+        let _broken = leave_out(step);
+        seen.push((step, (0..4).any(|_| stale())));
+    }
+    let all = |seen: &[(u32, bool)], is| seen.iter().all(|s| s.1 == is);
+    harness::say(&format!("stale without a step: {seen:?}"));
+    if all(&seen, false) && std::env::var_os("LODGE_TAGGED_TLB").is_none() {
+        harness::skip("the emulator keeps no translations across world switches");
+    }
+    check!(
+        all(&seen, true),
+        "a guest did not see that a step was missing"
+    );
 }

@@ -15,7 +15,7 @@ if [ "$KERNEL" = debug ]; then slower=4; fi
 SUITES="amd intel amd-bochs host previous intel-haswell ledger la57 qemu lifecycle intel-lynnfield amd-bochs-spec refuse-penryn refuse-lockedvmx refuse-lockedsvm unstable-tsc perf refuse-nonpt refuse-nosvm"
 REFUSALS="refuse-penryn refuse-lockedvmx refuse-lockedsvm refuse-nonpt refuse-nosvm"
 # What `make test-long` runs; VENDOR= picks one without the prefix.
-LONG_SUITES="long-amd long-kvm-ioctls long-qemu long-host long-swap long-intel long-amd-bochs long-lifecycle-intel long-perf-intel long-ledger long-ledger-intel long-ledger-intel-smp long-ledger-amd-bochs long-la57 long-tigerlake long-amd-plain long-amd-bochs-plain long-intel-plain"
+LONG_SUITES="long-amd long-kvm-ioctls long-qemu long-host long-swap long-intel long-amd-bochs long-lifecycle-intel long-perf-intel long-ledger long-ledger-intel long-ledger-intel-smp long-ledger-amd-bochs long-tagged-intel long-tagged-amd-bochs long-la57 long-tigerlake long-amd-plain long-amd-bochs-plain long-intel-plain"
 
 # What the module can do without, as parameters that turn it off. Those of the other vendor change nothing.
 PLAIN="large_pages=0 nrips=0 flush_by_asid=0 eptad=0 vpid=0"
@@ -177,6 +177,12 @@ suite_ledger() {
         "load-kvm ours || exit; if selftests --list | grep -q -e '${T:-}'; then selftests --slow $slow --brief $brief ${T:-$tests}; fi"
 }
 
+# suite_tagged NAME VENDOR: the same on a Bochs that keeps translations across world switches, where guests show what is missing.
+suite_tagged() {
+    "$env/bochs.sh"
+    LODGE_BOCHS=/cache/bochs/bochs suite_ledger "$1" "$2" 6 2700 100 "$LEDGER"
+}
+
 # suite_perf VENDOR: `perf kvm stat` works.
 suite_perf() {
     "$env/vm.sh" --vendor "$1" --timeout "$((600 * slower))" --module "${MODULE:-ours}" --smp 1 --parts "programs perf" \
@@ -290,6 +296,7 @@ suite() {
     ledger-intel | ledger-amd-bochs | long-ledger-intel | long-ledger-amd-bochs)
         suite_ledger "${1#long-}" "${1#*ledger-}" 6 2700 100 "ledger/ micro/slot_ micro/mem_ micro/dirty_log stress/fault_"
         ;;
+    long-tagged-intel | long-tagged-amd-bochs) suite_tagged "$1" "${1#long-tagged-}" ;;
     # What takes two CPUs. Bochs is not to be trusted with exceptions in guests then (doc/errata.md).
     long-ledger-intel-smp) suite_ledger ledger-intel-smp intel 12 1200 20 "ledger/ $TWO_CPUS" --smp 2 ;;
     refuse-penryn) suite_refuse 'no extended page tables' --vendor core2_penryn_t9600 ;;

@@ -12,6 +12,7 @@
 #   --disk MB        QEMU: an empty disk, /dev/nvme0n1, gone afterwards
 #   --rom FILE       an option ROM for the firmware to run        --expect RE   the command ends the machine: what the console has to
 #                    show, and that the emulator ends by itself, decides instead of the command's status
+#   LODGE_BOCHS=     another Bochs: the one of bochs.sh
 #   --interactive    the console is this terminal, and there is no time limit (QEMU)
 # Exits with the command's status as the VM's init reports it on its serial line; 98 if the VM never got there (crash, hang),
 # 99 if the command succeeded but the kernel's log shows trouble. What the emulator returns does not count.
@@ -61,6 +62,7 @@ mkdir -p "$run/tree/job"
 printf 'LODGE_MODULE=%s\nLODGE_INTERACTIVE=%s\nLODGE_SPARE_CPU=%s\n' "$module" "$interactive" "$spare" >"$run/tree/job/env"
 # The job sees what the emulator is, also where the kernel does not show whose ACPI tables these are.
 printf 'export LODGE_EMULATOR=%s\n' "$(if [ -n "$model" ]; then echo bochs; else echo qemu; fi)" >>"$run/tree/job/env"
+if [ -n "${LODGE_BOCHS:-}" ]; then echo 'export LODGE_TAGGED_TLB=1' >>"$run/tree/job/env"; fi
 printf '%s\n' "$command" >"$run/tree/job/run"
 for file in ${files[@]+"${files[@]}"}; do install -D "${file%%:*}" "$run/tree/${file#*:}"; done
 # shellcheck disable=SC2046,SC2086 # the parts are words
@@ -131,7 +133,7 @@ RC
     if [ -n "$rom" ]; then echo "optromimage1: file=$dir/rom, address=0xd0000" >>"$run/bochsrc"; fi
     # On a terminal, here the one that script makes, the C library writes the serial file out line by line.
     in_root timeout -k 5 "$limit" script -qfc \
-        "exec bochs -q -f $dir/bochsrc -rc /dev/null >$dir/bochs.out 2>&1" /dev/null </dev/null || true
+        "exec ${LODGE_BOCHS:-bochs} -q -f $dir/bochsrc -rc /dev/null >$dir/bochs.out 2>&1" /dev/null </dev/null || true
     # The way it ended: a power-off and a triple fault are both a "panic" to Bochs.
     grep -ah 'PANIC' "$run/bochs.log" | tail -n 1
 }
