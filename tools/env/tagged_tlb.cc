@@ -26,6 +26,7 @@ struct lodge_tlbs {
   Bit64u mode[8];
 };
 
+// As many CPUs as vm.sh ever gives it, and more.
 static lodge_tlbs lodge_tlbs_of[4];
 
 static void lodge_mode(BX_CPU_C *cpu, Bit64u mode[8])
@@ -47,9 +48,9 @@ void BX_CPU_C::lodge_tlb_leave(void)
 // Forgets what is kept for all tags of which `which` says so.
 template <class Which> static void lodge_forget(lodge_tlbs &tlbs, Which which)
 {
-  for (unsigned n = 0; n < sizeof(tlbs.kept) / sizeof(tlbs.kept[0]); n++)
-    if (which(tlbs.kept[n]))
-      tlbs.kept[n].used = false;
+  for (auto &k : tlbs.kept)
+    if (which(k))
+      k.used = false;
 }
 
 // The registers of another world are loaded: its TLB, too.
@@ -61,11 +62,11 @@ void BX_CPU_C::lodge_tlb_enter(Bit64u space, Bit64u root)
 
   if (tlbs.space != space || tlbs.root != root) {
     lodge_kept_tlb *put = &tlbs.kept[tlbs.next], *get = 0;
-    for (unsigned n = 0; n < sizeof(tlbs.kept) / sizeof(tlbs.kept[0]); n++)
-      if (! tlbs.kept[n].used)
-        put = &tlbs.kept[n];
-      else if (tlbs.kept[n].space == space && tlbs.kept[n].root == root)
-        get = &tlbs.kept[n];
+    for (auto &k : tlbs.kept)
+      if (! k.used)
+        put = &k;
+      else if (k.space == space && k.root == root)
+        get = &k;
     if (put == &tlbs.kept[tlbs.next])
       tlbs.next = (tlbs.next + 1) % (sizeof(tlbs.kept) / sizeof(tlbs.kept[0]));
     bool same = get && get != put && memcmp(get->mode, mode, sizeof mode) == 0;

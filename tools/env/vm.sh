@@ -62,7 +62,7 @@ mkdir -p "$run/tree/job"
 printf 'LODGE_MODULE=%s\nLODGE_INTERACTIVE=%s\nLODGE_SPARE_CPU=%s\n' "$module" "$interactive" "$spare" >"$run/tree/job/env"
 # The job sees what the emulator is, also where the kernel does not show whose ACPI tables these are.
 printf 'export LODGE_EMULATOR=%s\n' "$(if [ -n "$model" ]; then echo bochs; else echo qemu; fi)" >>"$run/tree/job/env"
-if [ -n "${LODGE_BOCHS:-}" ]; then echo 'export LODGE_TAGGED_TLB=1' >>"$run/tree/job/env"; fi
+if [ -n "$model" ] && [ -n "${LODGE_BOCHS:-}" ]; then echo 'export LODGE_TAGGED_TLB=1' >>"$run/tree/job/env"; fi
 printf '%s\n' "$command" >"$run/tree/job/run"
 for file in ${files[@]+"${files[@]}"}; do install -D "${file%%:*}" "$run/tree/${file#*:}"; done
 # shellcheck disable=SC2046,SC2086 # the parts are words
